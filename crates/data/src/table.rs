@@ -4,6 +4,7 @@
 //! decoded is handed out as its reason, so that the caller can count it; only a file that is broken as a whole is an
 //! error.
 
+mod columnar;
 mod delimited;
 mod json;
 
@@ -75,7 +76,7 @@ pub fn columns(path: &Path) -> Result<Vec<String>, DataError> {
         Format::Csv => delimited::columns(path, b','),
         Format::Tsv => delimited::columns(path, b'\t'),
         Format::Json => json::columns(path),
-        Format::Parquet => unsupported(path),
+        Format::Parquet => columnar::columns(path),
     }
 }
 
@@ -88,16 +89,12 @@ pub fn rows(path: &Path, wanted: &[String], visit: &mut Visit) -> Result<(), Dat
         Format::Csv => delimited::rows(path, b',', wanted, visit),
         Format::Tsv => delimited::rows(path, b'\t', wanted, visit),
         Format::Json => json::rows(path, wanted, visit),
-        Format::Parquet => unsupported(path),
+        Format::Parquet => columnar::rows(path, wanted, visit),
     }
 }
 
 fn format(path: &Path) -> Result<Format, DataError> {
     Format::of(path).ok_or_else(|| DataError::UnknownFormat { path: path.to_path_buf() })
-}
-
-fn unsupported<T>(path: &Path) -> Result<T, DataError> {
-    Err(DataError::UnknownFormat { path: path.to_path_buf() })
 }
 
 fn open(path: &Path) -> Result<std::fs::File, DataError> {
