@@ -126,7 +126,12 @@ pub fn decode_config(text: &str) -> Result<(LoraConfig, Option<String>), Adapter
     let targets = match &raw.target_modules {
         Value::Array(modules) => modules
             .iter()
-            .map(|m| m.as_str().ok_or("target_modules holds something that is not text".to_owned())?.parse())
+            .map(|m| {
+                // PEFT lists module names, or (for `all-linear`) the full path in every layer. Whether every layer
+                // is covered shows when the tensors are checked against the model.
+                let path = m.as_str().ok_or("target_modules holds something that is not text")?;
+                path.rsplit('.').next().unwrap_or(path).parse()
+            })
             .collect::<Result<_, String>>()
             .map_err(bad_config)?,
         Value::String(text) if text == "all-linear" => Target::ALL.into(),
