@@ -70,10 +70,12 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// Multiply-adds that are worth a piece of their own.
-const PIECE: usize = 1 << 20;
+/// Multiply-adds that are worth a piece of their own: a piece packs one operand anew, so few large ones are best.
+const PIECE_WORK: usize = 1 << 24;
+/// Elements of `b` that are worth a piece of their own: with few rows, reading `b` is what takes the time.
+const PIECE_READ: usize = 1 << 18;
 /// Most pieces of one product.
-const MOST_PIECES: usize = 16;
+const MOST_PIECES: usize = 8;
 
 /// `out = factor * a b`, or `out += factor * a b` when `accumulate`.
 ///
@@ -94,8 +96,9 @@ pub(crate) fn gemm(threads: &Threads, out: MatMut, a: Mat, b: Mat, factor: f32, 
         return;
     }
     // Cut the longer side of the output, so that pieces stay squarish.
-    let pieces = (m * n * k / PIECE).clamp(1, MOST_PIECES);
     let by_columns = n >= m;
+    let by_reading = if by_columns { n * k / PIECE_READ } else { 1 };
+    let pieces = (m * n * k / PIECE_WORK).max(by_reading).clamp(1, MOST_PIECES);
     let extent = if by_columns { n } else { m };
     let step = extent.div_ceil(pieces).next_multiple_of(16);
     let pieces = extent.div_ceil(step);
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn strided_output_leaves_its_neighbours_alone() {
         let (x, y) = (random(6, "x"), random(8, "y"));
-        let mut out = vec![7f32; 30];
+        let mut out = [7f32; 30];
         gemm(
             &Threads::one(),
             MatMut::strided(&mut out[2..], 3, 4, 10),
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        let (m, n, k) = (300, 400, 100);
+        let (m, n, k) = (500, 900, 150);
         let (x, y) = (random(m * k, "x"), random(k * n, "y"));
         let run = |threads: &Threads| {
             let mut out = vec![0f32; m * n];

@@ -22,9 +22,16 @@ multiversion! {
         let c = weight.len();
         for ((dx, dy), x) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)) {
             let inverse = 1.0 / (sum(x, |v| v * v) / c as f32 + eps).sqrt();
+            // sum(dy * weight * x); dx holds the stream's own gradient, so no scratch is free for a dot product.
             let mut lanes = [0f32; 16];
-            for i in 0..c {
-                lanes[i % 16] += dy[i] * weight[i] * x[i];
+            let whole = c - c % 16;
+            for at in (0..whole).step_by(16) {
+                for i in 0..16 {
+                    lanes[i] += dy[at + i] * weight[at + i] * x[at + i];
+                }
+            }
+            for i in whole..c {
+                lanes[i - whole] += dy[i] * weight[i] * x[i];
             }
             let along = sum(&lanes, |v| v) * inverse * inverse * inverse / c as f32;
             for i in 0..c {

@@ -110,8 +110,8 @@ mod tests {
         let mut expected = x.clone();
         for (row, &position) in positions.iter().enumerate() {
             for head in 0..heads {
-                for i in 0..half {
-                    let (sin, cos) = (position as f32 * frequencies[i]).sin_cos();
+                for (i, frequency) in frequencies.iter().enumerate() {
+                    let (sin, cos) = (position as f32 * frequency).sin_cos();
                     let low = row * width + head * 2 * half + i;
                     expected[low] = x[low] * cos - x[low + half] * sin;
                     expected[low + half] = x[low] * sin + x[low + half] * cos;
