@@ -127,3 +127,103 @@ pub fn smallest_visible(differences: &[f64], strata: &[Vec<usize>]) -> f64 {
         .sum();
     DETECTABLE * variance_of_sum.sqrt() / rows as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(seed: u64, n: usize, mean: f64, sd: f64) -> Vec<f64> {
+        let mut rng = SeededRng::derive(seed, 0, "", "sample");
+        (0..n).map(|_| mean + sd * rng.normal()).collect()
+    }
+
+    fn interval(values: &[f64], strata: &[Vec<usize>], bootstrap: &Bootstrap) -> [f64; 2] {
+        interval95(resampled_means(&[values], strata, bootstrap, "test").unwrap().remove(0))
+    }
+
+    #[test]
+    fn the_interval_is_that_of_the_normal_approximation_on_normal_data() {
+        let values = normal(1, 500, 0.03, 0.179);
+        let mean = values.iter().sum::<f64>() / 500.0;
+        let [low, high] = interval(&values, &[(0..500).collect()], &Bootstrap::default());
+        let half = 1.96 * 0.179 / 500f64.sqrt();
+        assert!(
+            (mean - low - half).abs() < 0.1 * half && (high - mean - half).abs() < 0.1 * half,
+            "{low} {mean} {high}"
+        );
+    }
+
+    #[test]
+    fn about_95_of_100_intervals_cover_the_true_mean() {
+        let bootstrap = Bootstrap { resamples: 1000, seed: 3 };
+        let covered = (0..200)
+            .filter(|&seed| {
+                let [low, high] = interval(&normal(seed, 60, 0.5, 0.2), &[(0..60).collect()], &bootstrap);
+                (low..=high).contains(&0.5)
+            })
+            .count();
+        assert!((180..=198).contains(&covered), "{covered} of 200 at a nominal 190");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes_and_another_seed_does_not() {
+        let values = normal(2, 40, 0.0, 1.0);
+        let means = |seed, stream| {
+            let bootstrap = Bootstrap { resamples: 50, seed };
+            resampled_means(&[&values], &[(0..40).collect()], &bootstrap, stream).unwrap()
+        };
+        assert_eq!(means(1, "a"), means(1, "a"));
+        assert_ne!(means(1, "a"), means(2, "a"));
+        assert_ne!(means(1, "a"), means(1, "b"));
+    }
+
+    #[test]
+    fn series_are_read_at_the_same_draws() {
+        let values = normal(4, 30, 0.0, 1.0);
+        let doubled: Vec<f64> = values.iter().map(|v| 2.0 * v).collect();
+        let all = [(0..30).collect()];
+        let means =
+            resampled_means(&[&values, &doubled], &all, &Bootstrap { resamples: 20, seed: 0 }, "s").unwrap();
+        assert!(means[0].iter().zip(&means[1]).all(|(one, two)| (2.0 * one - two).abs() < 1e-12));
+    }
+
+    #[test]
+    fn a_difference_between_strata_does_not_widen_the_interval() {
+        // Two categories, each without any spread of its own: every stratified resample is the same.
+        let values: Vec<f64> = (0..20).map(|i| if i < 10 { 0.0 } else { 1.0 }).collect();
+        let groups = strata(values.iter().map(|v| v.to_bits()));
+        assert_eq!(interval(&values, &groups, &Bootstrap::default()), [0.5, 0.5]);
+        let [low, high] = interval(&values, &[(0..20).collect()], &Bootstrap::default());
+        assert!(high - low > 0.3, "without strata the interval is wide: {low} {high}");
+        assert_eq!(smallest_visible(&values, &groups), 0.0);
+    }
+
+    #[test]
+    fn small_strata_are_merged_so_that_no_row_only_draws_itself() {
+        assert_eq!(strata(["a"; 5]), [vec![0, 1, 2, 3, 4]]);
+        assert_eq!(strata(["a", "b", "c"]), [vec![0, 1, 2]]);
+        let labels = ["a", "a", "a", "a", "a", "b", "a"];
+        assert_eq!(
+            strata(labels),
+            [vec![0, 1, 2, 3, 4, 6, 5]],
+            "one odd row joins the smallest large stratum"
+        );
+        let labels: Vec<usize> = (0..20).map(|i| if i < 12 { 99 } else { i }).collect();
+        assert_eq!(strata(labels).iter().map(Vec::len).collect::<Vec<_>>(), [12, 8]);
+    }
+
+    #[test]
+    fn five_hundred_questions_see_a_difference_of_022() {
+        let values = normal(5, 500, 0.0, 0.179);
+        let visible = smallest_visible(&values, &[(0..500).collect()]);
+        assert!((visible - 0.022).abs() < 0.0015, "{visible}");
+    }
+
+    #[test]
+    fn quantiles_interpolate_and_no_resamples_is_an_error() {
+        assert_eq!(quantile(&[0.0, 1.0, 2.0, 3.0], 0.5), 1.5);
+        assert_eq!(interval95(vec![7.0]), [7.0, 7.0]);
+        let none = Bootstrap { resamples: 0, seed: 0 };
+        assert_eq!(resampled_means(&[&[1.0]], &[vec![0]], &none, "s"), Err(EvalError::NoResamples));
+    }
+}

@@ -30,15 +30,18 @@ pub mod report;
 pub mod rouge;
 pub mod scores;
 pub mod summary;
+pub mod table;
 pub mod verdict;
+mod words;
 
 pub use bootstrap::Bootstrap;
 pub use error::EvalError;
 pub use matrix::{Matrix, matrix};
 pub use prediction::{Metric, Prediction, RowScore, exact_match, score};
-pub use report::ReportInput;
+pub use report::{ReportInput, render_html};
 pub use rouge::{Rouge, rouge};
 pub use scores::{GroupScores, ModelScores, Scores, corpus_scores};
 pub use summary::Summary;
 
+pub use table::{TableOptions, render_table};
 pub use verdict::{Recovered, Verdict, VerdictRow, WorstSite, verdict};

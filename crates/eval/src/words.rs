@@ -1,0 +1,177 @@
+//! The verdict in words and numbers for people, shared by the terminal table and the HTML report.
+
+use crate::prediction::Metric;
+use crate::verdict::{Verdict, VerdictRow};
+
+/// What joining did to a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The whole interval is on the better side of zero.
+    Better,
+    /// The whole interval is on the worse side of zero.
+    Worse,
+    /// The interval contains zero.
+    Unclear,
+}
+
+impl Outcome {
+    pub fn of(row: &VerdictRow) -> Self {
+        match (row.worse_off, row.better_off) {
+            (true, _) => Outcome::Worse,
+            (_, true) => Outcome::Better,
+            _ => Outcome::Unclear,
+        }
+    }
+
+    pub fn mark(self) -> &'static str {
+        match self {
+            Outcome::Better => "▲",
+            Outcome::Worse => "▼",
+            Outcome::Unclear => "○",
+        }
+    }
+
+    pub fn words(self) -> &'static str {
+        match self {
+            Outcome::Better => "better off",
+            Outcome::Worse => "worse off",
+            Outcome::Unclear => "can't tell",
+        }
+    }
+}
+
+/// Three decimals, enough for intervals a few hundredths wide. Never `-0.000`.
+pub(crate) fn value(x: f64) -> String {
+    let text = format!("{x:.3}");
+    if text == "-0.000" { "0.000".into() } else { text }
+}
+
+/// [`value`] with its sign.
+pub(crate) fn signed(x: f64) -> String {
+    let text = value(x);
+    if text.starts_with('-') || text == "0.000" { text } else { format!("+{text}") }
+}
+
+/// A whole percentage.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+/// Thousands apart, `10,000` for example.
+pub(crate) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1 site`, `2 sites`.
+pub(crate) fn counted(n: usize, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{} {one}s", grouped(n as u64)) }
+}
+
+/// The answer over all sites in one sentence.
+pub(crate) fn headline(verdict: &Verdict) -> String {
+    let count = |outcome| verdict.sites().filter(|row| Outcome::of(row) == outcome).count();
+    let sites = verdict.sites().count();
+    let (better, worse, unclear) = (count(Outcome::Better), count(Outcome::Worse), count(Outcome::Unclear));
+    let mut parts = Vec::new();
+    if better == sites && sites > 0 {
+        parts.push(if sites == 1 {
+            "Yes: joining helped the hospital".into()
+        } else {
+            format!("Yes: joining helped all {sites} hospitals")
+        });
+    } else if better > 0 {
+        parts.push(format!("Joining helped {better} of {}", counted(sites, "hospital")));
+    } else {
+        parts.push("Joining helped no hospital for certain".into());
+    }
+    if worse > 0 {
+        parts.push(format!("{worse} {} worse off", if worse == 1 { "is" } else { "are" }));
+    }
+    if unclear > 0 {
+        parts.push(format!("for {unclear} these questions can't tell"));
+    }
+    format!("{}.", parts.join("; "))
+}
+
+/// The share of the pooled model's gain, or why there is none, in one sentence.
+pub(crate) fn recovered(verdict: &Verdict) -> Option<String> {
+    verdict.all()?.pooled?;
+    Some(match verdict.recovered {
+        Some(r) => format!(
+            "Without any row leaving its hospital, {} (95 % interval {} to {}) of what pooling all rows would bring was reached.",
+            percent(r.share),
+            percent(r.ci95[0]),
+            percent(r.ci95[1])
+        ),
+        None => "Pooling all rows brings no gain over the hospitals' own models that these questions could show, so there is \
+                 no share of it to state."
+            .into(),
+    })
+}
+
+/// Says which differences the questions were too few to show.
+pub(crate) fn resolution(row: &VerdictRow) -> String {
+    format!(
+        "{}: the interval spans zero; with {} a difference under {} can't be seen.",
+        row.site,
+        counted(row.questions, "question"),
+        value(row.smallest_visible)
+    )
+}
+
+/// How the intervals were made, in one sentence.
+pub(crate) fn method(verdict: &Verdict) -> String {
+    format!(
+        "{}, mean over test questions{}. Intervals: paired bootstrap over questions, {} resamples within each site and \
+         category, seed {}.",
+        verdict.metric.title(),
+        if verdict.metric == Metric::AnswerNll { " (nats, lower is better)" } else { "" },
+        grouped(verdict.bootstrap.resamples as u64),
+        verdict.bootstrap.seed
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(
+            (value(-0.0001).as_str(), signed(0.05).as_str(), signed(-0.05).as_str()),
+            ("0.000", "+0.050", "-0.050")
+        );
+        assert_eq!(
+            (grouped(999).as_str(), grouped(1_000).as_str(), grouped(1_234_567).as_str()),
+            ("999", "1,000", "1,234,567")
+        );
+        assert_eq!((counted(1, "site"), counted(1200, "row")), ("1 site".into(), "1,200 rows".into()));
+    }
+
+    #[test]
+    fn the_headline_counts_every_outcome() {
+        let row = |better_off, worse_off| VerdictRow {
+            site: "s".into(),
+            better_off,
+            worse_off,
+            ..VerdictRow::default()
+        };
+        let say = |rows: Vec<VerdictRow>| headline(&Verdict { rows, ..Verdict::default() });
+        assert_eq!(say(vec![row(true, false), row(true, false)]), "Yes: joining helped all 2 hospitals.");
+        let mixed = say(vec![row(true, false), row(false, true), row(false, false)]);
+        assert_eq!(
+            mixed,
+            "Joining helped 1 of 3 hospitals; 1 is worse off; for 1 these questions can't tell."
+        );
+        let none = say(vec![row(false, false)]);
+        assert_eq!(none, "Joining helped no hospital for certain; for 1 these questions can't tell.");
+    }
+}
