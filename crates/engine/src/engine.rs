@@ -23,6 +23,9 @@ use crate::lora::LoraLayout;
 use crate::model::Model;
 use crate::threads::Threads;
 
+/// Rates and clipped gradients up to here keep adapter and moments finite: their squares are below f32's 3.4e38.
+const LARGEST: f64 = 1e18;
+
 /// LoRA training and generation on the CPU.
 pub struct CpuEngine {
     model: Arc<Model>,
@@ -208,6 +211,11 @@ impl Engine for CpuEngine {
 
     fn step(&mut self, micro_batches: &[Batch], rate: f64) -> Result<StepStats, EngineError> {
         let start = Instant::now();
+        if !(0.0..=LARGEST).contains(&rate) {
+            return Err(EngineError::Invalid(format!(
+                "learning rate {rate}; it must be between 0 and {LARGEST:e}"
+            )));
+        }
         micro_batches.iter().try_for_each(|batch| self.check(batch))?;
         let total: f64 = micro_batches.iter().map(Batch::weight).sum();
         if total <= 0.0 {
@@ -236,6 +244,9 @@ impl Engine for CpuEngine {
         let max_norm = self.settings.max_grad_norm;
         // PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), never above 1.
         let clip = if max_norm > 0.0 { (max_norm / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        if grad_norm * clip > LARGEST {
+            return Err(EngineError::Diverged { what: "gradient norm", value: grad_norm, step: self.step });
+        }
         let constants = AdamStep::new(&self.settings, self.step + 1, rate, clip as f32);
         let [first, second] = &mut self.moments;
         adamw(&mut self.params, grads, first, second, &constants);
