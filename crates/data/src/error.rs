@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::hub::HubError;
 use crate::read::BadRow;
 
 /// An error of this crate.
@@ -43,6 +44,9 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// The hub, or its cache, does not give what was asked.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A named column is not there.
     #[error("{path}: no column `{column}` for the {role}; columns: {}{}", columns.join(", "), hint(nearest.as_deref()))]
     NoColumn {
@@ -148,6 +152,14 @@ pub enum DataError {
         validation: usize,
         /// Test rows asked for.
         test: usize,
+    },
+    /// A row number beyond the rows.
+    #[error("there is no row {row}: the data has {rows}, counted from 0")]
+    NoRow {
+        /// The number asked for.
+        row: usize,
+        /// Rows that there are.
+        rows: usize,
     },
     /// A template that cannot be used.
     #[error("template: {reason}")]

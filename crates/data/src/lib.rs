@@ -18,22 +18,26 @@
 //! This crate does not know models, gradients or rounds. Its rows stay here: no type that travels between sites can
 //! hold the text of one.
 
+pub mod card;
 pub mod error;
 pub mod example;
 pub mod hub;
+pub mod inspect;
 pub mod numpy_rng;
 pub mod partition;
 pub mod plan;
 pub mod read;
 pub mod source;
 pub mod split;
+pub mod splits;
 pub mod table;
 pub mod template;
 pub mod tokenizer;
 
 pub use error::DataError;
 pub use example::{Columns, Example};
-pub use hub::Hub;
+pub use hub::{Hub, HubError, HubSettings};
+pub use inspect::{Inspection, View, inspect};
 pub use numpy_rng::{permutation, select, shuffle};
 pub use partition::{Partition, Shard, partition};
 pub use plan::TrainingPlan;

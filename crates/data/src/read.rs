@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::nearest;
 use crate::example::{Columns, Example};
-use crate::table::{self, Cell, Format};
+use crate::table::{self, Cell};
 use crate::{DataError, Hub, source};
 
 /// What to read and how strict to be.
@@ -228,7 +228,7 @@ fn must_have(path: &Path, there: &[String], name: &str, role: &'static str) -> R
     })
 }
 
-fn hash_file(path: &Path, hasher: &mut Hasher) -> Result<(), DataError> {
+pub(crate) fn hash_file(path: &Path, hasher: &mut Hasher) -> Result<(), DataError> {
     use std::io::Read;
     let io = |source| DataError::Io { path: path.to_path_buf(), source };
     let mut file = std::fs::File::open(path).map_err(io)?;
@@ -239,9 +239,4 @@ fn hash_file(path: &Path, hasher: &mut Hasher) -> Result<(), DataError> {
             read => hasher.update(&buffer[..read]),
         }
     }
-}
-
-/// Whether `name` ends like a data file.
-pub(crate) fn is_data_file(name: &str) -> bool {
-    Format::of(Path::new(name)).is_some()
 }
