@@ -90,8 +90,8 @@ fn templates_of_questions_are_a_natural_five_site_split() {
     let sites: Vec<String> = ["Q2", "Q3", "Q5", "Q35", "Q42"].map(String::from).to_vec();
     let shards = partition(report.examples, &Partition::ByCategory, Some(&sites), 42).unwrap();
     let sizes: Vec<usize> = shards.iter().map(|shard| shard.examples.len()).collect();
-    assert_eq!(sizes[..2], [1000, 1000]);
-    assert!(sizes[2] > 200 && sizes[3] > 1900 && sizes[4] > 1900, "{sizes:?}");
+    // Counted with Python's csv module.
+    assert_eq!(sizes, [1001, 1001, 209, 1998, 2001]);
 }
 
 #[test]

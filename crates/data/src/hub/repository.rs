@@ -188,7 +188,7 @@ impl Repository {
         let named = std::fs::read_to_string(self.folder().join("refs").join(&self.revision));
         // A revision that no ref names may be a commit itself.
         self.commit = named.map_or_else(|_| self.revision.clone(), |commit| commit.trim().to_string());
-        if !stays_inside(&self.commit) || !self.dir().is_dir() {
+        if !stays_inside(&self.commit) || !(self.dir().is_dir() || self.listing_path().is_file()) {
             return false;
         }
         let listed =
@@ -204,6 +204,11 @@ impl Repository {
         let path = self.listing_path();
         if let (Some(folder), Ok(json)) = (path.parent(), serde_json::to_vec(&self.names)) {
             let _ = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, json));
+        }
+        // A branch that the cache knows moves on with the first file of its new commit: until then the old commit's
+        // files are the better ones to have offline.
+        if !self.folder().join("refs").join(&self.revision).exists() {
+            let _ = self.cached().create_ref(&self.commit);
         }
     }
 
