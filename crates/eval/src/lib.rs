@@ -13,6 +13,7 @@
 //! | [`bootstrap`] | paired, stratified, seeded resampling and its intervals |
 //! | [`verdict`](mod@verdict) | did joining help my hospital? |
 //! | [`matrix`](mod@matrix) | the model of site i on the test rows of site j |
+//! | [`judgement`] | all of these at once, as `summary.json` wants them |
 //! | [`summary`] | the types of `summary.json` |
 //! | [`table`] | the verdict as plain text |
 //! | [`report`] | the run as one self-contained HTML file |
@@ -22,6 +23,7 @@
 
 pub mod bootstrap;
 mod error;
+pub mod judgement;
 pub mod matrix;
 mod paired;
 pub mod porter;
@@ -36,6 +38,7 @@ mod words;
 
 pub use bootstrap::Bootstrap;
 pub use error::EvalError;
+pub use judgement::{Judgement, judge};
 pub use matrix::{Matrix, matrix};
 pub use prediction::{Metric, Prediction, RowScore, exact_match, score};
 pub use report::{ReportInput, render_html};

@@ -41,7 +41,7 @@ pub fn render_table(verdict: &Verdict, options: &TableOptions) -> String {
 
     let headings = COLUMNS.map(|(heading, _)| heading.to_owned());
     let rule = paint.dim(&paint.plain(&"─".repeat(widths.total())));
-    let _ = writeln!(out, "{}\n", paint.bold(&headline(verdict)));
+    let _ = writeln!(out, "{}\n", paint.bold(&folded(&headline(verdict))));
     let _ = writeln!(out, "{}\n{rule}", paint.dim(&widths.line("site", &headings)));
     for (row, cells) in &rows {
         if row.site == ALL && rows.len() > 1 {
@@ -53,7 +53,7 @@ pub fn render_table(verdict: &Verdict, options: &TableOptions) -> String {
     }
     out.push('\n');
     for sentence in sentences(verdict) {
-        fold(&mut out, &paint.plain(&sentence));
+        let _ = writeln!(out, "{}", folded(&paint.plain(&sentence)));
     }
     out
 }
@@ -132,7 +132,8 @@ fn shorten(name: &str, width: usize) -> String {
 }
 
 /// Breaks `sentence` at spaces; continuation lines are indented.
-fn fold(out: &mut String, sentence: &str) {
+fn folded(sentence: &str) -> String {
+    let mut out = String::with_capacity(sentence.len() + 8);
     let mut column = 0;
     for word in sentence.split(' ') {
         let length = word.chars().count();
@@ -146,7 +147,7 @@ fn fold(out: &mut String, sentence: &str) {
         out.push_str(word);
         column += length;
     }
-    out.push('\n');
+    out
 }
 
 struct Paint(TableOptions);

@@ -62,7 +62,7 @@ pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -77,28 +77,34 @@ pub(crate) fn counted(n: usize, one: &str) -> String {
 
 /// The answer over all sites in one sentence.
 pub(crate) fn headline(verdict: &Verdict) -> String {
-    let count = |outcome| verdict.sites().filter(|row| Outcome::of(row) == outcome).count();
+    let of = |outcome| -> Vec<&str> {
+        verdict.sites().filter(|row| Outcome::of(row) == outcome).map(|row| row.site.as_str()).collect()
+    };
     let sites = verdict.sites().count();
-    let (better, worse, unclear) = (count(Outcome::Better), count(Outcome::Worse), count(Outcome::Unclear));
-    let mut parts = Vec::new();
-    if better == sites && sites > 0 {
-        parts.push(if sites == 1 {
-            "Yes: joining helped the hospital".into()
-        } else {
-            format!("Yes: joining helped all {sites} hospitals")
-        });
-    } else if better > 0 {
-        parts.push(format!("Joining helped {better} of {}", counted(sites, "hospital")));
-    } else {
-        parts.push("Joining helped no hospital for certain".into());
+    let (better, worse, unclear) = (of(Outcome::Better), of(Outcome::Worse), of(Outcome::Unclear));
+    let mut parts = vec![match better.len() {
+        0 => "Joining helped no hospital for certain".to_owned(),
+        n if n == sites => {
+            format!("Yes: joining helped {}", if n == 1 { "the hospital" } else { "every hospital" })
+        }
+        n => format!("Joining helped {n} of {}", counted(sites, "hospital")),
+    }];
+    if !worse.is_empty() {
+        parts.push(format!("{} {} worse off", named(&worse), if worse.len() == 1 { "is" } else { "are" }));
     }
-    if worse > 0 {
-        parts.push(format!("{worse} {} worse off", if worse == 1 { "is" } else { "are" }));
-    }
-    if unclear > 0 {
-        parts.push(format!("for {unclear} these questions can't tell"));
+    if !unclear.is_empty() {
+        parts.push(format!("for {} these questions can't tell", named(&unclear)));
     }
     format!("{}.", parts.join("; "))
+}
+
+/// One or two names, or a number where there are more.
+fn named(sites: &[&str]) -> String {
+    match sites {
+        [one] => (*one).to_owned(),
+        [one, two] => format!("{one} and {two}"),
+        more => more.len().to_string(),
+    }
 }
 
 /// The share of the pooled model's gain, or why there is none, in one sentence.
@@ -106,7 +112,7 @@ pub(crate) fn recovered(verdict: &Verdict) -> Option<String> {
     verdict.all()?.pooled?;
     Some(match verdict.recovered {
         Some(r) => format!(
-            "Without any row leaving its hospital, {} (95 % interval {} to {}) of what pooling all rows would bring was reached.",
+            "Without pooling any rows, {} (95 % interval {} to {}) of what pooling all rows would bring was reached.",
             percent(r.share),
             percent(r.ci95[0]),
             percent(r.ci95[1])
@@ -157,21 +163,25 @@ mod tests {
     }
 
     #[test]
-    fn the_headline_counts_every_outcome() {
-        let row = |better_off, worse_off| VerdictRow {
-            site: "s".into(),
+    fn the_headline_counts_every_outcome_and_names_the_few() {
+        let row = |site: &str, better_off, worse_off| VerdictRow {
+            site: site.into(),
             better_off,
             worse_off,
             ..VerdictRow::default()
         };
-        let say = |rows: Vec<VerdictRow>| headline(&Verdict { rows, ..Verdict::default() });
-        assert_eq!(say(vec![row(true, false), row(true, false)]), "Yes: joining helped all 2 hospitals.");
-        let mixed = say(vec![row(true, false), row(false, true), row(false, false)]);
+        let say = |rows: &[VerdictRow]| headline(&Verdict { rows: rows.to_vec(), ..Verdict::default() });
+        let (good, bad, open) = (row("A", true, false), row("B", false, true), row("C", false, false));
+        assert_eq!(say(&[good.clone(), good.clone()]), "Yes: joining helped every hospital.");
+        let mixed = say(&[good.clone(), bad.clone(), open.clone()]);
         assert_eq!(
             mixed,
-            "Joining helped 1 of 3 hospitals; 1 is worse off; for 1 these questions can't tell."
+            "Joining helped 1 of 3 hospitals; B is worse off; for C these questions can't tell."
         );
-        let none = say(vec![row(false, false)]);
-        assert_eq!(none, "Joining helped no hospital for certain; for 1 these questions can't tell.");
+        let three = say(&[bad.clone(), bad.clone(), bad, open]);
+        assert_eq!(
+            three,
+            "Joining helped no hospital for certain; 3 are worse off; for C these questions can't tell."
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The verdict and the matrix on small made-up runs whose answer can be worked out by hand.
 
-use consilium_eval::{Bootstrap, EvalError, Metric, Prediction, matrix, verdict};
+use consilium_eval::{Bootstrap, EvalError, Judgement, Metric, Prediction, judge, matrix, verdict};
 
 const SITES: [&str; 2] = ["north", "south"];
 const ROWS: usize = 20;
@@ -211,4 +211,17 @@ fn the_json_has_the_promised_names() {
     assert_eq!(json["rows"][2]["site"], "all");
     let again: consilium_eval::Verdict = serde_json::from_value(json).unwrap();
     assert_eq!(again, verdict);
+}
+
+#[test]
+fn a_judgement_holds_every_metric_that_all_rows_have() {
+    let mut predictions = run(&MODELS, uneven);
+    let judged = judge(&predictions, &sites(), &bootstrap()).unwrap();
+    let others = |judged: &Judgement| judged.other_verdicts.iter().map(|v| v.metric).collect::<Vec<_>>();
+    assert_eq!(others(&judged), [Metric::Rouge1, Metric::Rouge2, Metric::ExactMatch, Metric::AnswerNll]);
+    assert_eq!(judged.matrix.values, matrix(&predictions, &sites(), Metric::RougeL).unwrap().values);
+    assert_eq!(judged.events().len(), MODELS.len() * 3 * 5, "models x (sites and all) x metrics");
+    predictions[0].answer_nll = None;
+    let judged = judge(&predictions, &sites(), &bootstrap()).unwrap();
+    assert!(!others(&judged).contains(&Metric::AnswerNll));
 }

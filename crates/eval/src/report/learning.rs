@@ -117,9 +117,7 @@ pub(super) fn steps(input: &ReportInput) -> String {
             format!("<div class=\"panel\"><h4>{}</h4>{}</div>\n", esc(&name), chart(&[line], "step", false))
         })
         .collect();
-    let body = format!(
-        "<details><summary>Show the curves</summary>\n<div class=\"grid\">\n{panels}</div></details>\n"
-    );
+    let body = format!("<div class=\"grid\">\n{panels}</div>\n");
     section(
         "steps",
         "Trained apart",

@@ -4,11 +4,9 @@ use super::html::{esc, minus, section};
 use crate::summary::Summary;
 use crate::words::value;
 
-/// Percent of the heat colour in the hottest cell, beyond the 8 % that every cell has.
-const DEEPEST: f64 = 84.0;
-
-/// From this heat on (0 to 1) white text reads better than ink.
-const HOT: f64 = 0.6;
+/// Percent of the heat colour in the hottest cell, beyond the 6 % that every cell has; ink stays readable on it in
+/// both colour schemes.
+const DEEPEST: f64 = 60.0;
 
 /// Rows are models, columns are test rows of sites; the hospital's own cell is framed.
 pub(super) fn heat_map(summary: &Summary) -> String {
@@ -40,9 +38,8 @@ pub(super) fn heat_map(summary: &Summary) -> String {
             .enumerate()
             .map(|(j, (site, &x))| {
                 format!(
-                    "<td class=\"heat{own}{hot}\" style=\"--heat-share:{heat:.0}\" title=\"{model} on {site}: {text}\">{text}</td>",
+                    "<td class=\"heat{own}\" style=\"--heat-share:{heat:.0}\" title=\"{model} on {site}: {text}\">{text}</td>",
                     own = if own == Some(j) { " own" } else { "" },
-                    hot = if heat(x) > HOT { " hot" } else { "" },
                     heat = DEEPEST * heat(x),
                     model = esc(model),
                     site = esc(site),
