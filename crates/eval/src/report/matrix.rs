@@ -8,6 +8,9 @@ use crate::words::value;
 /// both colour schemes.
 const DEEPEST: f64 = 60.0;
 
+/// How the base model is called here.
+const BASE: &str = "base model";
+
 /// Rows are models, columns are test rows of sites; the hospital's own cell is framed.
 pub(super) fn heat_map(summary: &Summary) -> String {
     let matrix = &summary.matrix;
@@ -15,7 +18,7 @@ pub(super) fn heat_map(summary: &Summary) -> String {
         return String::new();
     }
     let shared = [
-        ("base model", Some(&matrix.base)),
+        (BASE, Some(&matrix.base)),
         ("federated", Some(&matrix.federated)),
         ("pooled", matrix.pooled.as_ref()),
     ];
@@ -23,11 +26,14 @@ pub(super) fn heat_map(summary: &Summary) -> String {
         .into_iter()
         .filter_map(|(name, values)| Some((name, values.filter(|v| !v.is_empty())?)))
         .collect();
-    let everything = || matrix.values.iter().chain(shared.iter().map(|(_, v)| *v)).flatten().copied();
-    let (low, high) =
-        (everything().fold(f64::INFINITY, f64::min), everything().fold(f64::NEG_INFINITY, f64::max));
+    // The base model may lie far below the rest and would leave them all one colour: it only gets the coldest.
+    let trained = || {
+        let shared = shared.iter().filter(|(name, _)| *name != BASE).map(|(_, values)| *values);
+        matrix.values.iter().chain(shared).flatten().copied()
+    };
+    let (low, high) = (trained().fold(f64::INFINITY, f64::min), trained().fold(f64::NEG_INFINITY, f64::max));
     let heat = |x: f64| {
-        let share = if high > low { (x - low) / (high - low) } else { 0.5 };
+        let share = if high > low { ((x - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 };
         if matrix.metric.higher_is_better() { share } else { 1.0 - share }
     };
     let cells = |model: &str, values: &[f64], own: Option<usize>| -> String {
