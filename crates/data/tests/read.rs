@@ -130,3 +130,37 @@ fn sources_that_are_not_there_are_named() {
     let error = read_path(&write(folder.path(), "rows.csv", ROWS), &nothing).unwrap_err();
     assert!(error.ends_with("no usable row (3 read, 3 dropped by the filter, 0 bad)"), "{error}");
 }
+
+#[test]
+fn a_folder_is_read_like_a_data_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |answer: &str| format!("{{\"question\":\"Q\",\"answer\":\"{answer}\"}}\n");
+    for (name, answer) in
+        [("train/b.jsonl", "second"), ("train/a.jsonl", "first"), ("eval/c.jsonl", "held out")]
+    {
+        write(folder.path(), name, &rows(answer));
+    }
+    let answers = |split: Option<&str>| -> Result<Vec<String>, String> {
+        let options = ReadOptions { split: split.map(str::to_string), ..ReadOptions::default() };
+        let report = read_path(folder.path(), &options)?;
+        Ok(report.examples.into_iter().map(|example| example.answer).collect())
+    };
+    assert_eq!(answers(None).unwrap(), ["first", "second"]);
+    assert_eq!(answers(Some("test")).unwrap(), ["held out"]);
+    assert_eq!(answers(Some("all")).unwrap(), ["first", "second", "held out"]);
+    assert!(answers(Some("dev")).unwrap_err().ends_with("no split `dev`; splits: train, test"));
+
+    write(folder.path(), "README.md", "---\nconfigs:\n- config_name: x\n  data_files: eval/*\n---\n");
+    assert_eq!(answers(None).unwrap(), ["held out"]);
+}
+
+#[test]
+fn a_parquet_file_gives_examples_and_names_its_bad_rows() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parquet");
+    let report = read_path(&golden.join("zstd.parquet"), &ReadOptions::default()).unwrap();
+    assert_eq!((report.examples.len(), report.examples[3].category.as_str()), (12, "Drugs"));
+    let lenient = ReadOptions { max_bad_rows: 3, ..ReadOptions::default() };
+    let odd = read_path(&golden.join("odd.parquet"), &lenient).unwrap();
+    let seen: Vec<(u64, &str)> = odd.bad_rows.iter().map(|bad| (bad.line, bad.reason.as_str())).collect();
+    assert_eq!(seen, [(2, "`question` is missing"), (3, "`question` is empty"), (5, "`answer` is missing")]);
+}

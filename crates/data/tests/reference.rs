@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use consilium_data::inspect::Lengths;
 use consilium_data::{
     Example, Hub, Partition, ReadOptions, Template, TextTokenizer, partition, permutation, read,
 };
@@ -75,6 +76,20 @@ fn real_rows_have_the_published_lengths_and_a_common_beginning() {
         assert_eq!(row.ids[..22], first[..22], "the first 22 tokens are the template's");
         assert_eq!(row.ids.last(), Some(&0));
     }
+    let published = &json(dir.join("golden_encodings.json"))["row_token_lengths"];
+    let of_templates =
+        ReadOptions { filter: vec![("status".into(), vec!["template".into()])], ..ReadOptions::default() };
+    let templates = read(rows.to_str().unwrap(), &of_templates, &Hub::from_env()).unwrap();
+    let encoded_templates = tokenizer.encode_all(&Template::workshop(), &templates.examples, 8192).unwrap();
+    let lengths = Lengths::of(encoded_templates.rows.iter().map(|row| row.ids.len()).collect());
+    for (name, value) in
+        [("min", lengths.min), ("p50", lengths.p50), ("p95", lengths.p95), ("max", lengths.max)]
+    {
+        assert_eq!(published[name], value, "{name}");
+    }
+    // The lengths were taken of 6,208 rows, three more than the file has.
+    let mean = published["mean"].as_f64().unwrap();
+    assert!((mean - lengths.mean).abs() < 0.05, "mean {} instead of {mean}", lengths.mean);
     for (row, example) in encoded.rows.iter().zip(&report.examples).step_by(97) {
         let answer = tokenizer.decode(&row.ids[row.loss_from..]);
         assert_eq!(answer, example.answer.trim(), "the answer's tokens are the answer");
