@@ -33,7 +33,7 @@ pub(super) fn setup(input: &ReportInput) -> String {
     let body = format!(
         "{notes}<h3>Data</h3>\n{}{}<h3>Adapter and decoding</h3>\n{}{}<h3>Machine</h3>\n{}<h3>Hashes (SHA-256)</h3>\n{}{config}\
          <footer><p class=\"fine\">Made by Consilium{}. Every number on this page is in <code>summary.json</code> or \
-         <code>metrics.jsonl</code>; the answers are in <code>predictions.jsonl</code>.</p></footer>\n",
+         <code>metrics.jsonl</code>, or a sum, mean or ratio of numbers there; the answers are in <code>predictions.jsonl</code>.</p></footer>\n",
         data(summary),
         sites(summary),
         decoding(summary),

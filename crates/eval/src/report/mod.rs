@@ -1,7 +1,7 @@
 //! The run as one self-contained HTML file: inline CSS and SVG, no script, no network, light and dark.
 //!
 //! One file for each part of the page, in the page's order. Every number shown is in `summary.json` or
-//! `metrics.jsonl`; the report computes none of its own beyond rounding and sums.
+//! `metrics.jsonl`; the report computes none of its own beyond rounding, sums, means and ratios of these.
 
 mod config;
 mod html;
