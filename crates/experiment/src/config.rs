@@ -86,10 +86,12 @@ pub struct Config {
     pub federation: FederationConfig,
     /// Asking the questions and judging the answers.
     pub eval: EvalConfig,
+    /// Reserved: refused.
     #[serde(skip_serializing)]
-    secure_aggregation: Reserved,
+    pub secure_aggregation: Reserved,
+    /// Reserved: refused.
     #[serde(skip_serializing)]
-    differential_privacy: Reserved,
+    pub differential_privacy: Reserved,
 }
 
 /// `[model]`
@@ -238,10 +240,12 @@ pub struct FederationConfig {
     pub quorum: Option<usize>,
     /// Time that a round may take, seconds.
     pub deadline_s: f64,
+    /// Reserved: refused.
     #[serde(skip_serializing)]
-    secure_aggregation: Reserved,
+    pub secure_aggregation: Reserved,
+    /// Reserved: refused.
     #[serde(skip_serializing)]
-    differential_privacy: Reserved,
+    pub differential_privacy: Reserved,
 }
 
 /// `[eval]`
@@ -266,7 +270,7 @@ pub struct EvalConfig {
 
 /// A name that will mean something later: any value parses, and [`Config::validate`] refuses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Reserved {
+pub struct Reserved {
     given: bool,
 }
 

@@ -149,6 +149,8 @@ pub struct Session {
     roster: Vec<String>,
     /// The open round, or the last one that ended; 0 before the first.
     round: u32,
+    /// Rounds that made a new model.
+    commits: u32,
     base_sha256: String,
     phase: Phase,
     /// Whether the caller has heard of the present phase.
@@ -161,12 +163,17 @@ impl Session {
     pub fn new(settings: SessionSettings, mut roster: Vec<String>, base_sha256: String) -> Self {
         roster.sort_unstable();
         roster.dedup();
-        Self { settings, roster, round: 0, base_sha256, phase: Phase::Between, announced: false }
+        Self { settings, roster, round: 0, commits: 0, base_sha256, phase: Phase::Between, announced: false }
     }
 
     /// The open round, or the last one that ended; 0 before the first.
     pub fn round(&self) -> u32 {
         self.round
+    }
+
+    /// Rounds that made a new model.
+    pub fn commits(&self) -> u32 {
+        self.commits
     }
 
     /// The present global adapter's SHA-256.
@@ -326,6 +333,7 @@ impl Session {
     pub fn commit(&mut self, now: Duration, model_sha256: String) -> Option<RoundRecord> {
         let open = self.take_sealed()?;
         self.base_sha256 = model_sha256;
+        self.commits += 1;
         Some(self.end(now, open, None))
     }
 

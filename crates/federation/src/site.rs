@@ -93,7 +93,7 @@ pub(crate) mod tests {
         w: f32,
         momentum: f32,
         step: u64,
-        pub(crate) fail_at: Option<u64>,
+        fail_at: Option<u64>,
     }
 
     impl Default for FakeEngine {
@@ -107,6 +107,12 @@ pub(crate) mod tests {
                 vocab: 100,
             };
             Self { info, w: 0.0, momentum: 0.0, step: 0, fail_at: None }
+        }
+    }
+
+    impl FakeEngine {
+        pub(crate) fn failing_at(step: u64) -> Self {
+            Self { fail_at: Some(step), ..Self::default() }
         }
     }
 

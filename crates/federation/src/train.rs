@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_broken_step_is_named() {
-        let mut engine = FakeEngine { fail_at: Some(2), ..FakeEngine::default() };
+        let mut engine = FakeEngine::failing_at(2);
         let hooks = TrainHooks { sink: &NullSink, stop: &StopFlag::new(), on_checkpoint: None };
         let error = train(&mut engine, &TargetRows(vec![4]), &plan(), hooks).unwrap_err();
         assert!(error.to_string().starts_with("training federated, step 3:"), "{error}");
