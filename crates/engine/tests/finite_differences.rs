@@ -15,7 +15,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::{Case, engine_with, gradient, lora, pack, random_adapter, random_model, random_rows};
+use common::{
+    Case, engine_with, gradient, gradient_settings, lora, pack, random_adapter, random_model, random_rows,
+};
 use consilium_core::engine::Engine;
 use consilium_core::{Adapter, Batch, LoraConfig, SeededRng, Target, Tensor};
 use consilium_engine::Model;
@@ -58,7 +60,12 @@ fn check(model: &Arc<Model>, lora: &LoraConfig, adapter: &Adapter, batch: &Batch
     let analytic = gradient(&mut engine, std::slice::from_ref(batch), 0);
     let mut loss_at = |adapter: &Adapter| {
         engine.set_adapter(adapter).unwrap();
-        engine.loss(batch).unwrap().mean()
+        if lora.dropout == 0.0 {
+            return engine.loss(batch).unwrap().mean();
+        }
+        // Only a step drops; with the same seed at step 0 it draws the same masks each time.
+        engine.begin(&gradient_settings(0));
+        engine.step(std::slice::from_ref(batch), 0.0).unwrap().loss
     };
     for (index, tensor) in analytic.tensors().iter().enumerate() {
         for (direction, which) in directions(&tensor.data, index as u64).iter().zip(["own", "random"]) {
@@ -87,6 +94,14 @@ fn every_target_with_a_packed_batch_and_fractional_weights() {
     let lora = lora(Target::ALL);
     let adapter = random_adapter(&model, &lora, 1);
     check(&model, &lora, &adapter, &pack(&random_rows(&[9, 21, 4, 13], 300, 1), 0.3));
+}
+
+#[test]
+fn every_target_behind_its_dropout_mask() {
+    let model = random_model(4);
+    let lora = LoraConfig { dropout: 0.4, ..lora(Target::ALL) };
+    let adapter = random_adapter(&model, &lora, 4);
+    check(&model, &lora, &adapter, &pack(&random_rows(&[14, 11], 300, 4), 0.3));
 }
 
 #[test]
