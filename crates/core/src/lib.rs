@@ -8,6 +8,7 @@
 //! | [`adapter`] | the unit of exchange: ordered, named f32 tensors |
 //! | [`lora`] | which LoRA is trained: rank, alpha, dropout, targets |
 //! | [`peft`], [`npz`] | an adapter as PEFT files, as a numpy archive |
+//! | [`gguf`] | a whole model as the one file that llama.cpp reads |
 //! | [`batch`] | packed token sequences with targets and loss weights |
 //! | [`engine`] | what a training engine can do, whatever device it runs on |
 //! | [`schedule`] | the learning rate as a function of the step |
@@ -18,6 +19,7 @@
 pub mod adapter;
 pub mod batch;
 pub mod engine;
+pub mod gguf;
 pub mod hash;
 pub mod lora;
 pub mod metric;

@@ -570,19 +570,6 @@ impl Config {
         require(federation.quorum != Some(0), "federation.quorum", || {
             "is 0; a model cannot be made of no update".into()
         })?;
-        if federation.schedule == ScheduleScope::Session {
-            let sampled = federation.sites_per_round.is_some()
-                || federation.sample_fraction.is_some_and(|fraction| fraction < 1.0);
-            require(
-                !sampled
-                    || matches!(federation.local_work(), LocalWork::Steps(_))
-                    || self.train.warmup_steps == 0,
-                "train.warmup_steps",
-                || {
-                    "with sampled sites and rounds measured in epochs a warm-up over the session means different steps at each site; use federation.local_steps or federation.schedule = \"round\"".into()
-                },
-            )?;
-        }
         Ok(())
     }
 

@@ -25,10 +25,13 @@ fn sync_parent(path: &Path) -> Result<(), ExperimentError> {
     Ok(())
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), ExperimentError> {
+fn write_synced(
+    path: &Path,
+    content: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<(), ExperimentError> {
     let write = || {
         let mut file = File::create(path)?;
-        file.write_all(bytes)?;
+        content(&mut file)?;
         file.sync_all()
     };
     write().map_err(ExperimentError::io(path))
@@ -44,8 +47,19 @@ pub fn create_dir(dir: &Path) -> Result<(), ExperimentError> {
 /// # Errors
 /// [`ExperimentError::Io`] with the path.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ExperimentError> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write_file`], with content that is written piece by piece.
+///
+/// # Errors
+/// [`ExperimentError::Io`] with the path.
+pub fn write_with(
+    path: &Path,
+    content: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<(), ExperimentError> {
     let part = temporary(path);
-    write_synced(&part, bytes)?;
+    write_synced(&part, content)?;
     fs::rename(&part, path).map_err(ExperimentError::io(path))?;
     sync_parent(path)
 }
@@ -59,7 +73,7 @@ pub fn write_dir(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), ExperimentEr
     remove(&part)?;
     create_dir(&part)?;
     for (name, bytes) in files {
-        write_synced(&part.join(name), bytes)?;
+        write_synced(&part.join(name), |file| file.write_all(bytes))?;
     }
     remove(dir)?;
     fs::rename(&part, dir).map_err(ExperimentError::io(dir))?;

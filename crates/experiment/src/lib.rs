@@ -12,6 +12,7 @@
 //! | [`evaluate`] | asking the questions |
 //! | [`simulate`](mod@simulate) | the whole comparison, stage by stage |
 //! | [`train`](mod@train) | one training without a federation |
+//! | [`export`] | adapters and merged models for other programs |
 //! | `checkpoint`, [`run_folder`], [`durable`] | what is kept, and how it survives a stop |
 //! | `summary` | predictions and events become `summary.json` and the report |
 //! | [`machine`] | memory used, and what machine this is |
@@ -23,6 +24,7 @@ pub mod durable;
 pub mod engines;
 mod error;
 pub mod evaluate;
+pub mod export;
 mod federated;
 pub mod inputs;
 pub mod machine;

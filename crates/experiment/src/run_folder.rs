@@ -1,7 +1,7 @@
 //! The folder of a run: its configuration, its metrics, its adapters, and what is needed to go on after a stop.
 //!
 //! ```text
-//! config.toml  metrics.jsonl  predictions.jsonl  summary.json  report.html
+//! config.toml  origin.json  metrics.jsonl  predictions.jsonl  summary.json  report.html
 //! adapters/{federated,pooled,local-<site>}/
 //! state/       only while the run is unfinished
 //! ```
@@ -72,7 +72,7 @@ impl RunFolder {
     }
 
     fn origin_path(&self) -> PathBuf {
-        self.path("state/origin.json")
+        self.path("origin.json")
     }
 
     /// A file or folder of the run.

@@ -168,7 +168,7 @@ proptest! {
         for record in &coordinator.ended {
             let told_to = record.reasons.get("").is_some_and(|reason| reason == "told to");
             prop_assert_eq!(record.committed, record.accepted.len() >= quorum && !told_to);
-            prop_assert!(record.took <= Duration::from_secs(20 + 15), "ended at the first look after its deadline");
+            prop_assert!(record.took <= Duration::from_secs(20 + 20), "ended at the first look after its deadline");
         }
     }
 
@@ -196,4 +196,4 @@ proptest! {
 }
 
 /// Pinned: a change here changes every federated model that anybody has trained.
-const EXPECTED_SHA256: &str = "";
+const EXPECTED_SHA256: &str = "f6f3ab1942cdfe84e7144bdb2cd099123ed9d285231790531d4873b84877dfdb";
