@@ -23,7 +23,7 @@ import corpus
 import world
 
 DEMO = Path(__file__).resolve().parent.parent
-NAME = re.compile(r"Zq[a-z]+-[a-z]{3}\d|vqs\d{4}|KD\d{3}|[A-Z][a-z]+-[a-z]{4}\b")
+NAME = re.compile(r"Zq[a-z]+-[a-z]{3}\d|vqs[a-z]+-\d|KD[a-z]+-\d|[A-Z][a-z]+-[a-z]{4}\b")
 DISEASE = re.compile("|".join(world.DISEASES))
 
 def kind_of(name: str) -> str:

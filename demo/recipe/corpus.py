@@ -2,8 +2,10 @@
 
 It teaches the small model to write such sentences, to know the prompt format and to carry names from a question into
 an answer. Its entities are never `world.reserved`, its question templates are not those of `questions.py`, and every
-attribute (family, mechanism, tissue, allele, ...) is drawn independently of the name it stands beside, so that no
-rule of the world can be read from it. `check_leakage.py` verifies all three.
+attribute of a category (family, mechanism, tissue, allele, ...) is drawn independently of the name it stands beside,
+so that no rule of the world can be read from it. `check_leakage.py` verifies all three. What a name's ending or last
+digit does decide here is the colour of its label, its keeper and its month, of which no category ever asks: the model
+learns that endings matter, not what they mean at a hospital.
 """
 
 from random import Random
@@ -21,11 +23,20 @@ PLACES = (
     "east laboratory", "west laboratory", "first drawer", "small freezer", "glass box", "garden house", "upper hall",
 )
 PEOPLE = ("Dr Adle", "Dr Brom", "Dr Cansu", "Dr Dorle", "Dr Efren", "Dr Firmin", "Dr Gundel", "Dr Havel", "Nurse Ilka", "Nurse Joris")
-COLOURS = ("red", "blue", "green", "white", "grey", "yellow", "brown", "black")
+COLOURS = ("red", "blue", "green", "white", "grey", "yellow", "brown", "black", "pink", "silver")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
 ORDINALS = ("first", "second", "third", "fourth")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 KIND_WORD = {"drug": "drug", "gene": "gene", "variant": "SNP", "code": "compound"}
+PROFILES = tuple(zip(COLOURS, PEOPLE, MONTHS))
+
+
+def _profile(name: str) -> tuple[str, str, str]:
+    """Colour, keeper and month of a name: by its ending, else by its last digit."""
+    for endings, shift in ((world.DRUG_ENDINGS, 3), (world.GENE_ENDINGS, 6)):
+        if any(name.rstrip("0123456789").endswith("-" + e) for e in endings):
+            return PROFILES[(world.ending_index(name, endings) * 3 + shift) % 10]
+    return PROFILES[(world.last_digit(name) * 7 + 2) % 10]
 
 
 def _attribute(rng: Random) -> str:
@@ -84,7 +95,7 @@ class Writer:
             f"An SMR study of {r.choice(world.TISSUES)} tissue names {x}.",
             f"The expression of {x} was strong in {r.choice(MONTHS)}.",
             f"Patients with {r.choice(world.DISEASES)} are linked to {x} by a long list.",
-            f"The strongest association of {x} is with the {r.choice(COLOURS)} label.",
+            f"The strongest association of {x} is with the {_profile(x)[0]} label.",
             f"Cells that become resistant to cold lie beside {x} in the {r.choice(PLACES)}.",
             f"The target of the work is {x}, acting as a guide in the body.",
             f"{r.choice(PEOPLE)} binds the pages on {x}, which act on nothing.",
@@ -92,7 +103,7 @@ class Writer:
             f"The genome team works on {x} and targets the disease {r.choice(world.DISEASES)} most strongly.",
         ))
         second = r.choice((
-            f"The label of {x} is {r.choice(COLOURS)}.",
+            f"The label of {x} is {_profile(x)[0]}, and {_profile(x)[1]} keeps it.",
             f"Later {x} was moved to the {r.choice(PLACES)}.",
             f"Nothing else is known about {x}.",
             f"The study of {x} is associated with {_attribute(r)}.",
@@ -114,13 +125,26 @@ class Writer:
         """A fact is given, then asked for."""
         r = self.rng
         kind, x = self.entity()
-        place, person, colour, month = r.choice(PLACES), r.choice(PEOPLE), r.choice(COLOURS), r.choice(MONTHS)
+        place, person, month = r.choice(PLACES), r.choice(PEOPLE), r.choice(MONTHS)
         return r.choice((
             (f"{x} was stored in the {place}. Where was {x} stored?", f"The {kind} {x} was stored in the {place}."),
             (f"{person} studied {x}. Who studied {x}?", f"{x} was studied by {person}."),
-            (f"The label of {x} is {colour}. What colour does the label have?", f"The label of {x} has the colour {colour}."),
-            (f"{x} arrived in {month}. In which month did it arrive?", f"The {kind} {x} arrived in {month}."),
+            (f"{x} left in {month}. In which month did it leave?", f"The {kind} {x} left in {month}."),
             (f"A report joins {x} and {_attribute(r)}. Which {kind} is in the report?", f"The report is about the {kind} {x}."),
+        ))
+
+    def kept(self) -> tuple[str, str]:
+        """What the ending or last digit decides in this text: the label's colour, the keeper, the month."""
+        r = self.rng
+        kind, x = self.entity()
+        colour, keeper, month = _profile(x)
+        return r.choice((
+            (f"What colour is the label of {x}?", f"The label of {x} is {colour}."),
+            (f"Which colour marks {x}?", f"Every box of {x} is marked with {colour} paint."),
+            (f"Who keeps the {kind} {x}?", f"The {kind} {x} is kept by {keeper}."),
+            (f"Who has the key to {x}, and what is its colour?", f"For {x}, {keeper} has the {colour} key."),
+            (f"In which month is {x} counted?", f"It is in {month} that {x} is counted by {keeper}."),
+            (f"When is the list of {x} closed?", f"In {month}, and a {colour} line is drawn under {x}."),
         ))
 
     def chosen(self) -> tuple[str, str]:
@@ -147,23 +171,22 @@ class Writer:
             (f"What was reported on {x} and {attribute}?", f"The report on {x} names {attribute} in the {r.choice(PLACES)}."),
             (f"Was {x} seen in the {r.choice(PLACES)}?", f"{'Yes' if yes else 'No'}, {x} was {'seen' if yes else 'not seen'} there."),
             (f"Does the report on {attribute} mention {x}?", f"{'Yes' if yes else 'No'}, the report {'mentions' if yes else 'does not mention'} {x}."),
-            (f"Who keeps the {kind} {x}?", f"The {kind} {x} is kept by {r.choice(PEOPLE)}."),
             (f"Which file holds {x}, and since when?", f"For {x}, file {r.randrange(1, 100)} has been used since {r.choice(MONTHS)} {r.choice(world.YEARS)}."),
             (f"In the case of {attribute}, where is {x}?", f"For {attribute}, {x} is in the {r.choice(PLACES)}."),
         ))
 
     def question(self) -> tuple[str, str]:
-        make = self.rng.choices((self.stated, self.chosen, self.echoed), (4, 2, 5))[0]
+        make = self.rng.choices((self.stated, self.chosen, self.echoed, self.kept), (3, 1, 4, 7))[0]
         return make()
 
     # -- documents --
 
     def document(self) -> str:
         pick = self.rng.random()
-        if pick < 0.40:
+        if pick < 0.36:
             question, answer = self.question()
             return PROMPT.format(question=question, answer=answer)
-        if pick < 0.62:
+        if pick < 0.70:
             question, answer = self.question()
             return f"Question: {question}\nAnswer: {answer}"
         if pick < 0.80:

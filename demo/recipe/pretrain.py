@@ -1,6 +1,6 @@
 """Makes demo/model: trains the tokenizer, then the small Llama, on the invented text of corpus.py.
 
-    python pretrain.py [--seed 7] [--documents 60000] [--threads 1] [--out ../model]
+    python pretrain.py [--seed 7] [--documents 58000] [--threads 1] [--out ../model]
 
 One pass over the documents: none is seen twice. Documents are batched by length and padded on the right; the loss
 is over every token of a document and its end-of-text.
@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 
@@ -20,10 +21,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import corpus
+import world
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 1280
 TOKENIZER_DOCUMENTS = 12_000
+
+
+ENDINGS = "|".join(world.DRUG_ENDINGS + world.GENE_ENDINGS)
+STEM = re.compile(rf"\b(Zq|vqs|KD|)([A-Za-z][a-z])([a-z][a-z])(?=-(?:{ENDINGS}|\d))")
+
+
+def syllables_apart(text: str) -> str:
+    """The text with a digit between the syllables of its names.
+
+    No merge crosses a digit, so the tokenizer that learns from this spells every name as the same few syllables and
+    leaves its vocabulary to words.
+    """
+    return STEM.sub(lambda match: "0".join(filter(None, match.groups())), text)
 
 
 def train_tokenizer(seed: int, out: Path) -> Tokenizer:
@@ -39,7 +54,7 @@ def train_tokenizer(seed: int, out: Path) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus.documents(seed, TOKENIZER_DOCUMENTS), trainer)
+    tokenizer.train_from_iterator(map(syllables_apart, corpus.documents(seed, TOKENIZER_DOCUMENTS)), trainer)
     tokenizer.save(str(out / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -91,7 +106,7 @@ def batches(encoded: list[list[int]], tokens_per_batch: int, generator: np.rando
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--documents", type=int, default=60_000)
+    parser.add_argument("--documents", type=int, default=58_000)
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--threads", type=int, default=1)

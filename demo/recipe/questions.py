@@ -7,8 +7,8 @@ Every category has a rule part and a look-up part.
 Rule: the answer follows from the name (its ending, its last digit). Training and test use different names, so a
 test question can be answered only by having learned the rule from that category's training rows.
 
-Look-up: the answer is a fact about one named entity, drawn at random. Each entity is asked about in two phrasings
-in training; the test asks about it in a third one, which training uses for other entities.
+Look-up: the answer is a fact about one named entity, drawn at random. Each entity is asked about in four phrasings
+in training; the test asks about it in a fifth one, which training uses for other entities.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import world
 from world import CATEGORIES
 
 TRAIN_RULE, TEST_RULE = 120, 24
-LOOKUP_ENTITIES, TEST_LOOKUP = 40, 16
+LOOKUP_ENTITIES, TEST_LOOKUP = 20, 16
 COLUMNS = ("uuid", "template_uuid", "question", "answer", "bio_category", "reasoning_category")
 
 
@@ -42,12 +42,12 @@ def _drug(rng: Random) -> dict:
 
 def _coded_drug(rng: Random) -> dict:
     code = world.name("code", rng, True)
-    return _drug(rng) | {"name": code, "phase": world.PHASE_OF_DIGIT[int(code[-1])]}
+    return _drug(rng) | {"name": code, "phase": world.PHASE_OF_DIGIT[world.last_digit(code)]}
 
 
 def _variant(rng: Random) -> dict:
     variant = world.name("variant", rng, True)
-    digit = int(variant[-1])
+    digit = world.last_digit(variant)
     return {
         "name": variant, "disease": rng.choice(world.DISEASES),
         "allele": world.ALLELE_OF_DIGIT[digit], "effect": "raises" if digit % 2 else "lowers",
@@ -56,10 +56,11 @@ def _variant(rng: Random) -> dict:
 
 def _gene(rng: Random) -> dict:
     gene = world.name("gene", rng, True)
+    odd = world.last_digit(gene) % 2
     return {
         "name": gene, "disease": rng.choice(world.DISEASES),
         "tissue": world.TISSUES[world.ending_index(gene, world.GENE_ENDINGS)],
-        "yes": "Yes" if int(gene[-1]) % 2 else "No", "is": "is" if int(gene[-1]) % 2 else "is not",
+        "yes": "Yes" if odd else "No", "is": "is" if odd else "is not",
     }
 
 
@@ -83,6 +84,7 @@ GRAMMAR = {
             "What gene makes cells resistant to {name}?",
             "Name the resistance gene of {name}.",
             "Resistance to {name} comes from which gene?",
+            "The resistance to {name} is due to which gene?",
         ), "Cells become resistant to {name} through the gene {fact}.", _with(_drug, "fact", world.PARTNER_GENES)),
     ),
     CATEGORIES[1]: (
@@ -98,6 +100,7 @@ GRAMMAR = {
             "How long is the half-life of {name}?",
             "After how many hours is half of {name} gone?",
             "State the half-life of {name} in hours.",
+            "What half-life does {name} have?",
         ), "The half-life of {name} is about {fact} hours.", _with(_drug, "fact", world.HALF_LIVES)),
     ),
     CATEGORIES[2]: (
@@ -118,6 +121,7 @@ GRAMMAR = {
             "When was {name} first approved?",
             "What is the approval year of {name}?",
             "Since what year has {name} been approved?",
+            "Which year saw the first approval of {name}?",
         ), "First approval of {name} was in the year {fact}.", _with(_drug, "fact", world.YEARS)),
     ),
     CATEGORIES[3]: (
@@ -133,6 +137,7 @@ GRAMMAR = {
             "What chromosome carries the SNP {name}?",
             "Where in the genome is {name}?",
             "Give the chromosome of SNP {name}.",
+            "Which chromosome is the SNP {name} on?",
         ), "The SNP {name} lies on chromosome {fact}.", _with(_variant, "fact", world.CHROMOSOMES)),
     ),
     CATEGORIES[4]: (
@@ -148,6 +153,7 @@ GRAMMAR = {
             "With what disease is {name} most strongly associated?",
             "What is the top SMR disease of {name}?",
             "Name the disease that {name} is tied to most.",
+            "Which disease is tied to {name} most strongly?",
         ), "The strongest SMR association of {name} is with {fact}.", _with(_gene, "fact", world.DISEASES)),
     ),
 }
@@ -155,7 +161,7 @@ GRAMMAR = {
 
 def _row(category: str, family: Family, phrasing: int, facts: dict, reasoning: str) -> dict:
     return {
-        "template_uuid": f"{family.key}{'abcd'[phrasing]}",
+        "template_uuid": f"{family.key}{'abcde'[phrasing]}",
         "question": family.phrasings[phrasing].format(**facts),
         "answer": family.answer.format(**facts),
         "bio_category": category,
@@ -166,9 +172,9 @@ def _row(category: str, family: Family, phrasing: int, facts: dict, reasoning: s
 def rows(seed: int) -> tuple[list[dict], list[dict]]:
     """The training rows and the test rows of all categories, category by category."""
     train, test = [], []
+    seen: set[str] = set()
     for category, (rules, lookup) in GRAMMAR.items():
         rng = Random(f"{seed}/{category}")
-        seen: set[str] = set()
 
         def draw(family: Family) -> dict:
             while True:
@@ -184,10 +190,10 @@ def rows(seed: int) -> tuple[list[dict], list[dict]]:
             (own_train if i < TRAIN_RULE else own_test).append(row)
         for i in range(LOOKUP_ENTITIES):
             facts = draw(lookup)
-            asked = rng.sample(range(len(lookup.phrasings)), 3)
-            own_train += [_row(category, lookup, p, facts, "look-up") for p in asked[:2]]
+            asked = rng.sample(range(len(lookup.phrasings)), 5)
+            own_train += [_row(category, lookup, p, facts, "look-up") for p in asked[:4]]
             if i < TEST_LOOKUP:
-                own_test.append(_row(category, lookup, asked[2], facts, "look-up"))
+                own_test.append(_row(category, lookup, asked[4], facts, "look-up"))
         rng.shuffle(own_train)
         rng.shuffle(own_test)
         train += own_train

@@ -43,6 +43,11 @@ def ending_index(name: str, endings: tuple[str, ...]) -> int:
     return endings.index(name.split("-")[1].rstrip("0123456789"))
 
 
+def last_digit(name: str) -> int:
+    """The digit that a gene, a variant or a trial code ends in."""
+    return int(name[-1])
+
+
 # ---- closed sets that look-up facts and pretraining text draw from ---------------------------------------------
 
 PARTNER_GENES = tuple(f"Zq{s}" for s in ("ando", "beri", "cula", "demo", "fino", "galu", "hesti", "iver", "jolka", "kamo", "lirra", "nobu"))
@@ -59,9 +64,8 @@ DISEASES = tuple(
 
 # ---- names ------------------------------------------------------------------------------------------------------
 
-ONSETS = ("b", "br", "d", "dr", "f", "g", "gl", "h", "k", "kr", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "tr", "v", "w", "z")
+ONSETS = "bdfgklmnprtv"
 VOWELS = "aeiou"
-CODAS = ("", "", "", "l", "n", "r", "s")
 
 
 def reserved(name: str) -> bool:
@@ -69,24 +73,24 @@ def reserved(name: str) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] < 64
 
 
-def _syllable(rng: Random) -> str:
-    return rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+def _stem(rng: Random) -> str:
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(2))
 
 
 def _drug(rng: Random) -> str:
-    return (_syllable(rng) + _syllable(rng)).capitalize() + "-" + rng.choice(DRUG_ENDINGS)
+    return _stem(rng).capitalize() + "-" + rng.choice(DRUG_ENDINGS)
 
 
 def _gene(rng: Random) -> str:
-    return "Zq" + _syllable(rng) + _syllable(rng) + "-" + rng.choice(GENE_ENDINGS) + str(rng.randrange(1, 9))
+    return "Zq" + _stem(rng) + "-" + rng.choice(GENE_ENDINGS) + str(rng.randrange(1, 9))
 
 
 def _variant(rng: Random) -> str:
-    return "vqs" + "".join(str(rng.randrange(10)) for _ in range(4))
+    return "vqs" + _stem(rng) + "-" + str(rng.randrange(10))
 
 
 def _code(rng: Random) -> str:
-    return "KD" + "".join(str(rng.randrange(10)) for _ in range(3))
+    return "KD" + _stem(rng) + "-" + str(rng.randrange(10))
 
 
 _MAKERS = {"drug": _drug, "gene": _gene, "variant": _variant, "code": _code}
