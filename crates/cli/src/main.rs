@@ -42,7 +42,7 @@ fn run(command: Command, voice: args::Voice) -> anyhow::Result<()> {
         Command::Evaluate(args) => commands::evaluate::run(&args, voice),
         Command::Score(args) => commands::score::run(&args, voice),
         Command::Ask(args) => commands::ask::run(&args, voice),
-        Command::Export(_) => anyhow::bail!("being wired"),
+        Command::Export(args) => commands::export::run(&args, voice),
         Command::Report(args) => commands::report::run(&args, voice),
         Command::Data { command: DataCommand::Inspect(args) } => commands::inspect::run(&args, voice),
         Command::Doctor(args) => commands::doctor::run(&args, voice),

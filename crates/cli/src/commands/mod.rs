@@ -6,6 +6,7 @@ pub mod completions;
 pub mod demo;
 pub mod doctor;
 pub mod evaluate;
+pub mod export;
 pub mod inspect;
 pub mod report;
 pub mod score;

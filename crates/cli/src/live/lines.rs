@@ -1,5 +1,6 @@
 //! Progress as plain lines, for logs: one for each round and task, and at most one every ten seconds in between.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -17,13 +18,14 @@ pub struct Lines(Mutex<State>);
 struct State {
     clock: Clock,
     said: Instant,
-    task: String,
+    /// Tasks whose beginning has been said; several may go on at once.
+    begun: HashSet<String>,
 }
 
 impl Lines {
     /// Starts the clock.
     pub fn new(plan: Plan) -> Self {
-        Self(Mutex::new(State { clock: Clock::new(plan), said: Instant::now(), task: String::new() }))
+        Self(Mutex::new(State { clock: Clock::new(plan), said: Instant::now(), begun: HashSet::new() }))
     }
 }
 
@@ -51,14 +53,13 @@ impl State {
                     format!("{model}{who}: step {step} of {steps}, loss {loss:.3}{}", self.left())
                 })
             }
-            Event::Round { .. } => Some(format!("{}{}", super::lines::round(event)?, self.left())),
+            Event::Round { .. } => Some(format!("{}{}", round(event)?, self.left())),
             Event::SiteRound { round, site, accepted: false, reason, .. } => {
                 let reason = reason.as_deref().unwrap_or("no reason given");
                 Some(format!("round {round}: the update of {site} was not counted: {reason}"))
             }
             Event::Progress { task, done, total, unit } => {
-                let new = self.task != *task;
-                self.task.clone_from(task);
+                let new = self.begun.insert(task.clone());
                 (new || due).then(|| format!("{task}: {done} of {total} {unit}{}", self.left()))
             }
             Event::Note { text } => Some(text.clone()),

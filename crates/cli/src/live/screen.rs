@@ -25,7 +25,8 @@ struct State {
     whole: ProgressBar,
     /// One for each site, and for the pooled model, in order of appearance.
     sites: HashMap<String, ProgressBar>,
-    task: Option<ProgressBar>,
+    /// One for each task that goes on; several may at once.
+    tasks: HashMap<String, ProgressBar>,
     round: String,
 }
 
@@ -42,7 +43,7 @@ impl Screen {
             clock: Clock::new(plan),
             whole,
             sites: HashMap::new(),
-            task: None,
+            tasks: HashMap::new(),
             round: String::new(),
         }))
     }
@@ -59,7 +60,7 @@ impl Sink for Screen {
 
 impl Drop for State {
     fn drop(&mut self) {
-        for bar in self.sites.values().chain(&self.task) {
+        for bar in self.sites.values().chain(self.tasks.values()) {
             bar.finish_and_clear();
         }
         self.whole.finish_and_clear();
@@ -102,15 +103,20 @@ impl State {
     }
 
     fn draw_task(&mut self, task: &str, done: u64, total: u64, unit: &str) {
-        let bar = self.task.get_or_insert_with(|| {
-            let bar = self.bars.add(ProgressBar::new(total));
+        let bars = &self.bars;
+        let bar = self.tasks.entry(task.to_owned()).or_insert_with(|| {
+            let bar = bars.add(ProgressBar::new(total));
             bar.set_style(style("  {prefix:29!} {bar:30.yellow/dim} {msg}"));
+            bar.set_prefix(words::clip(task, NAME_WIDTH));
             bar
         });
-        bar.set_prefix(words::clip(task, NAME_WIDTH));
         bar.set_length(total);
         bar.set_position(done);
         bar.set_message(format!("{done}/{total} {unit}"));
+        if done >= total {
+            bar.finish_and_clear();
+            self.tasks.remove(task);
+        }
     }
 
     fn site(&mut self, name: &str) -> &ProgressBar {
