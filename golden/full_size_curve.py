@@ -7,7 +7,8 @@ few minutes; it is no part of CI.
     python golden/full_size_curve.py prepare WORK            # WORK/model, WORK/rows.csv, WORK/init (PEFT's own)
     python golden/full_size_curve.py train WORK              # WORK/peft.jsonl
     consilium train --model WORK/model --data WORK/rows.csv --init-adapter WORK/init --no-shuffle \\
-        --epochs 1 --micro-batch 2 --accumulation 2 --lr 5e-4 --out WORK/run
+        --epochs 1 --micro-batch 2 --accumulation 2 --learning-rate 5e-4 --dropout 0 \\
+        --out WORK/run
     python golden/full_size_curve.py compare WORK/peft.jsonl WORK/run/metrics.jsonl
 """
 
