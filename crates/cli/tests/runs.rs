@@ -257,7 +257,7 @@ fn ctrl_c_leaves_a_run_that_goes_on_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
     rows(&here.join("rows.csv"), 64);
-    let long = ["--rounds", "6", "--threads", "1"];
+    let long = ["--set", "federation.rounds=6", "--threads", "1"];
     let unbroken = small(here, &[&long[..], &["--out", "unbroken", "--json"]].concat()).json();
 
     let mut child = consilium(here)

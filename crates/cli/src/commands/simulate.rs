@@ -85,6 +85,7 @@ fn plan(config: &Config, rows: &Rows) -> Plan {
     let asked: usize = rows.sites.iter().map(|site| site.test.len().min(limit)).sum();
     let sites = rows.sites.len() as u64;
     Plan {
+        rounds: config.federation.rounds,
         training_rows: 3 * passes,
         questions: asked as u64 * (sites + 3),
         rows_per_step,

@@ -8,6 +8,8 @@ use consilium_core::Event;
 /// The work ahead, in units that take about the same time each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
+    /// Rounds of the federation; 0 where there is none.
+    pub rounds: u32,
     /// Row passes through training, all models together.
     pub training_rows: u64,
     /// Questions to answer, all models together.
@@ -124,8 +126,13 @@ mod tests {
 
     #[test]
     fn the_estimate_adds_both_kinds_of_work_at_their_own_speed() {
-        let mut clock =
-            Clock::new(Plan { training_rows: 80, questions: 30, rows_per_step: 8, pooled_factor: 2 });
+        let mut clock = Clock::new(Plan {
+            rounds: 1,
+            training_rows: 80,
+            questions: 30,
+            rows_per_step: 8,
+            pooled_factor: 2,
+        });
         let start = clock.last;
         clock.record_at(&step(Some("a")), start + Duration::from_secs(4));
         assert_eq!(clock.left_s(), Some((36.0, false)));

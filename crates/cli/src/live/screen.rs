@@ -27,6 +27,7 @@ struct State {
     sites: HashMap<String, ProgressBar>,
     /// One for each task that goes on; several may at once.
     tasks: HashMap<String, ProgressBar>,
+    rounds: u32,
     round: String,
 }
 
@@ -40,6 +41,7 @@ impl Screen {
         whole.enable_steady_tick(Duration::from_millis(120));
         Self(Mutex::new(State {
             bars,
+            rounds: plan.rounds,
             clock: Clock::new(plan),
             whole,
             sites: HashMap::new(),
@@ -72,7 +74,7 @@ impl State {
         match event {
             Event::Step { model, site, round, step, steps, loss, .. } => {
                 if let Some(round) = round {
-                    self.round = format!("round {round}, ");
+                    self.round = format!("round {round} of {}, ", self.rounds);
                 }
                 let kind = if model.starts_with("local-") { "local" } else { model.as_str() };
                 let bar = self.site(site.as_deref().unwrap_or(model));
