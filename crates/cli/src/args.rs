@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::options::{DataOptions, EvalOptions, FederationOptions, LoraOptions, RunOptions, TrainOptions};
+use crate::options::{
+    DataOptions, EvalOptions, FederationOptions, LoraOptions, ModelOption, RunOptions, TrainOptions,
+};
 
 const TOP_EXAMPLES: &str = "\
 Start here:
@@ -164,15 +166,6 @@ pub struct TrainArgs {
     /// Passes over the rows
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<u32>,
-}
-
-/// `--model`, for the commands that configure a run.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Model")]
-pub struct ModelOption {
-    /// Base model: a directory, a Hugging Face id, or `demo` for the bundled one
-    #[arg(long, value_name = "DIR|ID")]
-    pub model: Option<String>,
 }
 
 /// `evaluate`

@@ -71,10 +71,10 @@ pub fn write_model(dir: &Path) -> Result<()> {
 /// `config` with the demo's rows at `dir`: in the configuration itself they have no path, so that it reads the same on
 /// every machine.
 pub fn with_data(config: &Config, dir: &Path) -> Config {
+    let place = |name: &String| dir.join(name).to_string_lossy().into_owned();
     let mut config = config.clone();
-    let place = |name: &str| dir.join(name).to_string_lossy().into_owned();
     config.data.source = place(&config.data.source);
-    config.data.test_source = config.data.test_source.as_deref().map(place);
+    config.data.test_source = config.data.test_source.as_ref().map(place);
     config
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use consilium_core::AdapterError;
 use consilium_data::DataError;
 use consilium_experiment::ConfigError;
 
@@ -114,11 +115,42 @@ fn hint_for(error: &anyhow::Error) -> Option<String> {
         if cause.is::<ConfigError>() {
             return Some("the keys and their meaning are listed by `consilium simulate --help`; a run's config.toml shows them all".into());
         }
+        if let Some(error) = cause.downcast_ref::<DataError>()
+            && let Some(hint) = hint_for_data(error)
+        {
+            return Some(hint.to_owned());
+        }
+        if let Some(error) = cause.downcast_ref::<AdapterError>()
+            && !matches!(error, AdapterError::Format { .. })
+        {
+            return Some(
+                "an adapter fits only the base it was trained on: name that one with --model".to_owned(),
+            );
+        }
         if let Some(error) = cause.downcast_ref::<std::io::Error>() {
             return hint_for_io(error);
         }
     }
     None
+}
+
+fn hint_for_data(error: &DataError) -> Option<&'static str> {
+    match error {
+        DataError::Hub(_) => Some(
+            "check the id; HF_TOKEN opens private repositories; without network give a directory or file that is here, or run once where there is network: the cache under HF_HOME then serves",
+        ),
+        DataError::NotEnoughRows { .. } => Some(
+            "set --train-rows, --validation-rows and --test-rows; without --train-rows all that is left is trained on",
+        ),
+        DataError::TooManyBadRows { .. } => Some("mend the rows, or skip some with --max-bad-rows N"),
+        DataError::TokenizerDoesNotFit { .. } => {
+            Some("the model's directory holds a tokenizer.json of another model: copy the right one there")
+        }
+        DataError::NoColumn { .. } => {
+            Some("name columns with --question-column, --answer-column, --partition-by and --id-column")
+        }
+        _ => None,
+    }
 }
 
 fn hint_for_io(error: &std::io::Error) -> Option<String> {

@@ -9,6 +9,7 @@ mod inputs;
 mod interrupt;
 mod live;
 mod options;
+mod rows;
 mod run_folder;
 mod words;
 

@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use toml::Value;
 
-use crate::args::ModelOption;
 use crate::config::Layer;
 use crate::failure::Failure;
 
@@ -43,6 +42,15 @@ pub struct RunOptions {
     /// Folder of the run [default: runs/<command>-<number>]
     #[arg(long, value_name = "DIR", env = "CONSILIUM_OUT")]
     pub out: Option<PathBuf>,
+}
+
+/// `[model]`
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelOption {
+    /// Base model: a directory, a Hugging Face id, or `demo` for the bundled one
+    #[arg(long, value_name = "DIR|ID")]
+    pub model: Option<String>,
 }
 
 /// `[data]`

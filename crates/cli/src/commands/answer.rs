@@ -16,6 +16,7 @@ use crate::args::{EvaluateArgs, Voice};
 use crate::config::{self, Layer};
 use crate::inputs::{self, Base};
 use crate::live::{self, Plan};
+use crate::rows;
 
 /// Answers every test question that the configuration names.
 pub fn run(args: &EvaluateArgs, voice: Voice) -> Result<Vec<Prediction>> {
@@ -28,7 +29,7 @@ pub fn run(args: &EvaluateArgs, voice: Voice) -> Result<Vec<Prediction>> {
     args.eval.lower(&mut flags)?;
     let config = config::resolve(&args.run, &flags)?;
 
-    let rows = inputs::test_rows(&config)?;
+    let rows = rows::for_questions(&config)?;
     let Base { model, tokenizer, .. } = inputs::base(&config.model.id, config.model.path.as_deref())?;
     let template = inputs::template(&config.data)?;
     let lora = saved.as_ref().map_or_else(LoraConfig::default, |saved| saved.lora.clone());

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::simulate;
 use crate::args::{DemoArgs, Voice};
 use crate::config::{self, Layer};
-use crate::{bundle, inputs, run_folder};
+use crate::{bundle, rows, run_folder};
 
 const GREETING: &str = "\
 Five hospitals, one kind of question each. Every hospital fine-tunes a small adapter on its own rows, and only
@@ -25,7 +25,7 @@ pub fn run(args: &DemoArgs, voice: Voice) -> Result<()> {
     // The rows go where the run goes, for whoever wants to look at them.
     let data = out.join("data");
     bundle::write_data(&data)?;
-    let rows = inputs::rows(&bundle::with_data(&config, &data))?;
+    let rows = rows::for_session(&bundle::with_data(&config, &data))?;
 
     let resume = format!("go on with: consilium demo{} --out {}", repeated(args), out.display());
     let summary = simulate::experiment(&config, rows, &out, voice, &resume)?;

@@ -60,10 +60,11 @@ fn write(args: &ExportArgs, base: &Base, saved: &SavedAdapter) -> Result<()> {
         GgufType::F16 => Type::F16,
         GgufType::Q8_0 => Type::Q8_0,
     };
-    Ok(match args.format {
+    match args.format {
         ExportFormat::Gguf => export::gguf(&files, adapter, lora, kind, &args.out)?,
         _ => export::merged(&files, adapter, lora, &args.out)?,
-    })
+    }
+    Ok(())
 }
 
 /// The bundled model as a directory, for as long as this value lives.

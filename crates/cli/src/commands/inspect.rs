@@ -8,7 +8,7 @@ use super::print_json;
 use crate::args::{InspectArgs, Voice};
 use crate::config::{self, Layer};
 use crate::failure::Failure;
-use crate::{bundle, inputs, words};
+use crate::{bundle, inputs, rows, words};
 
 /// Reads the data and prints what there is to see.
 pub fn run(args: &InspectArgs, voice: Voice) -> Result<()> {
@@ -23,7 +23,7 @@ pub fn run(args: &InspectArgs, voice: Voice) -> Result<()> {
         return Err(Failure::usage("no data is named").hint("consilium data inspect rows.csv").into());
     }
 
-    let options = inputs::read_options(&config.data, config.data.split.as_deref());
+    let options = rows::read_options(&config.data, config.data.split.as_deref());
     let report = consilium_data::read(&config.data.source, &options, &Hub::from_env())?;
     let template = inputs::template(&config.data)?;
     let tokenizer = inputs::tokenizer(&config)?;

@@ -13,9 +13,9 @@ use super::print_json;
 use crate::args::{SimulateArgs, Voice};
 use crate::config::{self, Layer};
 use crate::failure::Failure;
-use crate::inputs::{self, Rows};
 use crate::live::{self, Plan};
-use crate::{interrupt, run_folder, words};
+use crate::rows::{self, Rows};
+use crate::{inputs, interrupt, run_folder, words};
 
 /// Resolves the configuration, reads what it names, runs it and prints the verdict.
 pub fn run(args: &SimulateArgs, voice: Voice) -> Result<()> {
@@ -27,7 +27,7 @@ pub fn run(args: &SimulateArgs, voice: Voice) -> Result<()> {
     args.federation.lower(&mut flags)?;
     args.eval.lower(&mut flags)?;
     let config = config::resolve(&args.run, &flags)?;
-    let rows = inputs::rows(&config)?;
+    let rows = rows::for_session(&config)?;
     let out = run_folder::choose(args.run.out.as_deref(), "simulate")?;
     let resume = format!("go on with the same command and --out {}", out.display());
     let summary = experiment(&config, rows, &out, voice, &resume)?;

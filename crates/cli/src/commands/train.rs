@@ -14,7 +14,7 @@ use crate::config::{self, Layer};
 use crate::failure::Failure;
 use crate::inputs::{self, Base, SavedAdapter};
 use crate::live::{self, Plan};
-use crate::{interrupt, run_folder, words};
+use crate::{interrupt, rows, run_folder, words};
 
 /// What is printed with `--json`.
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ struct Done {
 pub fn run(args: &TrainArgs, voice: Voice) -> Result<()> {
     let saved = args.init_adapter.as_deref().map(inputs::saved_adapter).transpose()?;
     let config = resolve(args, saved.as_ref())?;
-    let places = inputs::training_rows(&config)?;
+    let places = rows::for_training(&config)?;
     let out = run_folder::choose(args.run.out.as_deref(), "train")?;
     let Base { model, tokenizer, .. } = inputs::base(&config.model.id, config.model.path.as_deref())?;
     let inputs = TrainInputs {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::print_json;
 use crate::args::{DoctorArgs, Voice};
 use crate::config::{self, Layer};
-use crate::{bundle, inputs, words};
+use crate::{bundle, inputs, rows, words};
 use machine::Machine;
 use needs::{Needs, Work};
 
@@ -109,7 +109,7 @@ fn work(config: &Config) -> Result<(Work, &'static str)> {
         };
         return Ok((work, "assumed"));
     }
-    let rows = inputs::rows(config)?;
+    let rows = rows::for_session(config)?;
     let tokenizer = inputs::tokenizer(config)?;
     let template = inputs::template(&config.data)?;
     let sample: Vec<_> = rows.sites.iter().flat_map(|site| &site.train).take(SAMPLED_ROWS).collect();
