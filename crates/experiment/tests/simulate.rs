@@ -11,6 +11,9 @@ use consilium_core::{Event, StopFlag, npz, peft};
 use consilium_experiment::run_folder::read_events;
 use consilium_experiment::{Config, ExperimentError, simulate};
 
+/// Whether an event is of the kind at which a run is stopped.
+type Matches = fn(&Event) -> bool;
+
 const MODELS: [&str; 4] = ["federated", "local-north", "local-south side", "pooled"];
 
 /// Everything of a run whose bytes are promised: adapters and answers.
@@ -113,7 +116,7 @@ fn a_run_stopped_anywhere_ends_with_the_bytes_of_an_unbroken_one() {
     let (config, inputs) = (config(), inputs());
     let whole = root.path().join("whole");
     let expected = simulate(&config, &inputs, &whole, &NullSink, &StopFlag::new()).unwrap();
-    let stops: [(&str, usize, fn(&Event) -> bool); 4] = [
+    let stops: [(&str, usize, Matches); 4] = [
         ("local", 3, |e| matches!(e, Event::Step { model, .. } if model == "local-north")),
         ("second round", 6, |e| matches!(e, Event::Step { model, .. } if model == "federated")),
         ("pooled", 2, |e| matches!(e, Event::Step { model, .. } if model == "pooled")),

@@ -52,8 +52,7 @@ pub fn inputs() -> Inputs {
 
 /// Two rounds over them, with dropout.
 pub fn config() -> Config {
-    let mut config = Config::default();
-    config.threads = 2;
+    let mut config = Config { threads: 2, ..Config::default() };
     config.model.id = "consilium-demo".into();
     config.lora.rank = 2;
     config.train.micro_batch = 2;
