@@ -1,5 +1,8 @@
 //! The bundled tiny model with a handful of made-up rows: small enough to run the whole comparison in a test.
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -32,7 +35,6 @@ pub fn rows(site: &str, part: &str, count: usize) -> Vec<Example> {
 }
 
 /// Two sites of different size.
-#[allow(dead_code)]
 pub fn inputs() -> Inputs {
     let (model, tokenizer) = model();
     let site = |name: &str, train: usize| SiteData {
@@ -68,7 +70,6 @@ pub fn config() -> Config {
 }
 
 /// Raises a flag when a given number of events of a kind have come.
-#[allow(dead_code)]
 pub struct StopWhen {
     pub stop: StopFlag,
     matches: fn(&Event) -> bool,
