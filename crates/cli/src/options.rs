@@ -27,7 +27,7 @@ pub struct RunOptions {
     /// Named configuration to start from [default: default]
     #[arg(long, value_enum, env = "CONSILIUM_PRESET")]
     pub preset: Option<PresetName>,
-    /// TOML file with [model], [data], [lora], [train], [federation], [eval]
+    /// TOML file with the sections model, data, lora, train, federation and eval
     #[arg(long, value_name = "FILE.toml", env = "CONSILIUM_CONFIG")]
     pub config: Option<PathBuf>,
     /// Set any key of the configuration, train.learning_rate=1e-3 for example; repeatable
@@ -39,7 +39,7 @@ pub struct RunOptions {
     /// Threads to compute with; 0 takes all cores; results do not depend on it
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Folder of the run [default: runs/<command>-<number>]
+    /// Folder of the run [default: the next free runs/COMMAND-NUMBER]
     #[arg(long, value_name = "DIR", env = "CONSILIUM_OUT")]
     pub out: Option<PathBuf>,
 }
