@@ -166,7 +166,8 @@ impl TextTokenizer {
     fn encode(&self, text: &str) -> Result<Encoding, DataError> {
         self.inner.encode(text, true).map_err(|error| DataError::Tokenizer {
             name: "(loaded)".to_string(),
-            reason: format!("cannot encode {:?}: {error}", text.chars().take(60).collect::<String>()),
+            // The text itself stays out: it may be a patient's row, and errors end up in logs.
+            reason: format!("cannot encode a text of {} bytes: {error}", text.len()),
         })
     }
 }

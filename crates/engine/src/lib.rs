@@ -53,3 +53,8 @@ pub use config::LlamaConfig;
 pub use engine::CpuEngine;
 pub use lora::initial_adapter;
 pub use model::{BaseInfo, Model, ModelError};
+
+/// What the kernels run with on this processor: `avx512`, `avx2` or `portable`.
+pub fn instruction_set() -> &'static str {
+    kernels::simd::instruction_set()
+}

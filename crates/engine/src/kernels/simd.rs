@@ -35,6 +35,20 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
+/// The name of what the kernels run with on this processor: `avx512`, `avx2` or `portable`.
+pub(crate) fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if has_avx512() {
+            return "avx512";
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+    }
+    "portable"
+}
+
 /// Whether the processor has the AVX-512 subset that the kernels are compiled for.
 #[cfg(target_arch = "x86_64")]
 #[inline]
