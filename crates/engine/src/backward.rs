@@ -24,7 +24,7 @@ pub(crate) struct Gradients {
     pub attended: Vec<f32>,
     /// `(t, f)`
     pub activated: Vec<f32>,
-    /// Of `A x`, `(t, r)`
+    /// Of `A x`, `(r, t)`
     pub low: Vec<f32>,
     /// The flat adapter's, summed over micro-batches
     pub params: Vec<f32>,
@@ -143,7 +143,7 @@ struct Through<'a> {
     dy: Mat<'a>,
     /// The module's input, `(t, inputs)`
     x: &'a [f32],
-    /// `dropout(x) A^T` of the forward, `(t, r)`
+    /// `A dropout(x)^T` of the forward, `(r, t)`
     low: &'a [f32],
 }
 
@@ -167,24 +167,36 @@ fn lora_backward(
     let a = Mat::new(&pass.params[place.a.clone()], r, inputs);
     let b = Mat::new(&pass.params[place.b.clone()], outputs, r);
 
-    let d_low = fit(d_low, t * r);
-    gemm(threads, MatMut::new(d_low, t, r), dy, b, s, false);
-    let low = Mat::new(&low[..t * r], t, r);
-    gemm(threads, MatMut::new(&mut d_params[place.b.clone()], outputs, r), dy.t(), low, s, true);
-    let d_low = Mat::new(d_low, t, r);
+    let low = Mat::new(&low[..r * t], r, t);
+    let d_b = fit(dropped, r * outputs);
+    gemm(threads, MatMut::new(d_b, r, outputs), low, dy, s, false);
+    add_transposed(&mut d_params[place.b.clone()], d_b, r);
+    let d_low = fit(d_low, r * t);
+    gemm(threads, MatMut::new(d_low, r, t), b.t(), dy.t(), s, false);
+    let d_low = Mat::new(d_low, r, t);
     let d_a = MatMut::new(&mut d_params[place.a.clone()], r, inputs);
     let Some(key) = &pass.dropout else {
-        gemm(threads, d_a, d_low.t(), Mat::new(x, t, inputs), 1.0, true);
+        gemm(threads, d_a, d_low, Mat::new(x, t, inputs), 1.0, true);
         if let Some(dx) = dx {
-            gemm(threads, MatMut::new(dx, t, inputs), d_low, a, 1.0, true);
+            gemm(threads, MatMut::new(dx, t, inputs), d_low.t(), a, 1.0, true);
         }
         return;
     };
     let scratch = fit(dropped, x.len());
     key.apply(threads, layer, target, x, scratch);
-    gemm(threads, d_a, d_low.t(), Mat::new(scratch, t, inputs), 1.0, true);
+    gemm(threads, d_a, d_low, Mat::new(scratch, t, inputs), 1.0, true);
     if let Some(dx) = dx {
-        gemm(threads, MatMut::new(scratch, t, inputs), d_low, a, 1.0, false);
+        gemm(threads, MatMut::new(scratch, t, inputs), d_low.t(), a, 1.0, false);
         key.accumulate(threads, layer, target, scratch, dx);
+    }
+}
+
+/// `to (n, r) += from (r, n)^T`.
+fn add_transposed(to: &mut [f32], from: &[f32], r: usize) {
+    let n = to.len() / r;
+    for (i, row) in to.chunks_exact_mut(r).enumerate() {
+        for (j, value) in row.iter_mut().enumerate() {
+            *value += from[j * n + i];
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Kept {
     pub middle: Vec<f32>,
     /// `(t, 2 f)`
     pub gate_up: Vec<f32>,
-    /// `A x` of each target, `(t, r)`
+    /// `A x` of each target, `(r, t)`
     pub low: [Vec<f32>; 7],
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn linear_forward(
 }
 
 /// `y += s (dropout(x) A^T) B^T` on the first columns of `out`, a slice with its row stride. Leaves
-/// `dropout(x) A^T (t, r)` in `low`. Does nothing where the target carries no adapter.
+/// `A dropout(x)^T (r, t)` in `low`. Does nothing where the target carries no adapter.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn lora_forward(
     pass: &Pass,
@@ -213,11 +213,19 @@ pub(crate) fn lora_forward(
         }
         None => x,
     };
-    let low = fit(low, t * r);
+    // Stored (r, t): vectors then run along the tokens, not along the few ranks.
+    let low = fit(low, r * t);
     let x = Mat::new(x, t, shape.inputs);
-    gemm(pass.threads, MatMut::new(low, t, r), x, Mat::new(a, r, shape.inputs).t(), 1.0, false);
+    gemm(pass.threads, MatMut::new(low, r, t), Mat::new(a, r, shape.inputs), x.t(), 1.0, false);
     let out = MatMut::strided(y, t, shape.outputs, stride);
-    gemm(pass.threads, out, Mat::new(low, t, r), Mat::new(b, shape.outputs, r).t(), pass.lora.scale(), true);
+    gemm(
+        pass.threads,
+        out,
+        Mat::new(low, r, t).t(),
+        Mat::new(b, shape.outputs, r).t(),
+        pass.lora.scale(),
+        true,
+    );
 }
 
 /// `x += branch`.

@@ -149,16 +149,16 @@ pub(crate) type Adapters = Vec<(String, Adapter)>;
 impl Run<'_> {
     /// Every stage, in order.
     fn all(&self) -> Result<(Adapters, Vec<Prediction>), ExperimentError> {
-        let mut adapters = self.engines.for_each(self.sites, |engine, site| {
-            self.kept_or(&local_model(&site.name), || {
-                self.train_alone(engine, site, local_task(self.config, site))
-            })
-        })?;
-        adapters.push(self.kept_or("federated", || self.train_federated())?);
         let pooled = TrainRows::pooled(self.sites, &training(self.config));
-        adapters.push(self.kept_or("pooled", || {
-            self.engines.with(|engine| self.train_alone(engine, &pooled, pooled_task(self.config, &pooled)))
-        })?);
+        // The pooled training is the longest: begun first, it runs beside the sites' where engines run side by side.
+        let mut alone = vec![("pooled".to_owned(), &pooled, pooled_task(self.config, &pooled))];
+        alone.extend(self.sites.iter().map(|s| (local_model(&s.name), s, local_task(self.config, s))));
+        let mut adapters = self.engines.for_each(&alone, |engine, (model, rows, task)| {
+            self.kept_or(model, || self.train_alone(engine, rows, task.clone()))
+        })?;
+        let pooled = adapters.remove(0);
+        adapters.push(self.kept_or("federated", || self.train_federated())?);
+        adapters.push(pooled);
         let predictions = self.ask_everybody(&adapters)?;
         Ok((adapters, predictions))
     }
