@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// Pooled training may fall this far below the federation on row `all` before it stops being "as good within noise".
+/// ROUGE-L that may be noise: pooled training may fall this far below the federation, and a local model below another
+/// on its own questions.
 const NOISE: f64 = 0.05;
 
 /// Checks the verdict of the run in `dir`: federation beats the mean local model on all questions with an interval
@@ -29,6 +30,8 @@ pub fn check(dir: &Path) -> Result<()> {
     ensure!(federated > local && low > 0.0, "federation does not beat the mean local model beyond doubt");
     ensure!(pooled > federated - NOISE, "pooled training falls {:.3} below federation", federated - pooled);
 
+    check_matrix(&summary["matrix"])?;
+
     for file in ["config.toml", "metrics.jsonl", "predictions.jsonl", "report.html"] {
         ensure!(dir.join(file).metadata().is_ok_and(|m| m.len() > 0), "{file} is missing or empty");
     }
@@ -42,6 +45,23 @@ pub fn check(dir: &Path) -> Result<()> {
     match summary["seconds"].as_f64() {
         Some(seconds) => println!("the run took {seconds:.0} s"),
         None => bail!("summary.json has no 'seconds'"),
+    }
+    Ok(())
+}
+
+/// Each local model is best, or near best, on the questions of its own site: row i, column j of the matrix is the
+/// model of site i on the questions of site j.
+fn check_matrix(matrix: &Value) -> Result<()> {
+    let rows = matrix["values"].as_array().context("summary.json has no matrix.values")?;
+    let value = |model: usize, site: usize| rows[model][site].as_f64();
+    for site in 0..rows.len() {
+        let own = value(site, site).with_context(|| format!("the matrix has no value at {site}, {site}"))?;
+        let best = (0..rows.len()).filter_map(|model| value(model, site)).fold(own, f64::max);
+        ensure!(
+            own > best - NOISE,
+            "on the questions of {} another hospital's model scores {best:.3}, its own {own:.3}",
+            matrix["sites"][site]
+        );
     }
     Ok(())
 }
