@@ -11,7 +11,7 @@ use super::{
 };
 
 impl Config {
-    /// The public workshop as it was run; see [`Preset::Workshop`].
+    /// The public workshop as it was run; see [`crate::Preset::Workshop`].
     pub fn workshop() -> Self {
         let mut config = Self::default();
         config.federation.schedule = ScheduleScope::Round;
