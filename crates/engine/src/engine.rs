@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use consilium_core::adapter::{Adapter, Tensor};
+use consilium_core::adapter::Adapter;
 use consilium_core::batch::Batch;
 use consilium_core::engine::{
     Decoding, Engine, EngineError, Generation, Loss, ModelInfo, OptimiserState, StepStats, TrainSettings,
@@ -134,10 +134,6 @@ impl CpuEngine {
             sum
         })
     }
-
-    fn adapter_tensors(&self, flat: &[f32]) -> Vec<Tensor> {
-        self.layout.tensors(flat)
-    }
 }
 
 /// The head and the loss over the rows with weight; with `total_weight`, also the gradient of the stream after the
@@ -194,7 +190,7 @@ impl Engine for CpuEngine {
     }
 
     fn adapter(&self) -> Adapter {
-        Adapter::new(self.adapter_tensors(&self.params))
+        Adapter::new(self.layout.tensors(&self.params))
             .expect("steps that leave values not finite are refused")
     }
 
@@ -259,8 +255,8 @@ impl Engine for CpuEngine {
         let [first, second] = &self.moments;
         OptimiserState {
             step: self.step,
-            first_moments: self.adapter_tensors(first),
-            second_moments: self.adapter_tensors(second),
+            first_moments: self.layout.tensors(first),
+            second_moments: self.layout.tensors(second),
         }
     }
 
