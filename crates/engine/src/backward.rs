@@ -9,7 +9,6 @@ use crate::kernels::gemm::{Mat, MatMut, gemm};
 use crate::kernels::rmsnorm::{rmsnorm_backward, rmsnorm_forward};
 use crate::kernels::rope::{RopeTable, rope_backward};
 use crate::kernels::swiglu::{swiglu_backward, swiglu_forward};
-use crate::threads::Threads;
 
 /// Buffers of the backward pass.
 #[derive(Default)]
@@ -24,7 +23,7 @@ pub(crate) struct Gradients {
     pub attended: Vec<f32>,
     /// `(t, f)`
     pub activated: Vec<f32>,
-    /// Of `A x`, `(r, t)`
+    /// Of `x A^T`, `(t, r)`
     pub low: Vec<f32>,
     /// The flat adapter's, summed over micro-batches
     pub params: Vec<f32>,
@@ -46,7 +45,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
         let d_normed = fit(&mut grads.normed, t * c);
 
         let d_activated = fit(&mut grads.activated, t * f);
-        linear_backward(threads, d_activated, dx, &block.down, t);
+        block.down.backward(threads, d_activated, dx);
         if carries(&[Target::Down]) {
             let activated = fit(activated, t * f);
             swiglu_forward(threads, activated, gate_up, f);
@@ -63,7 +62,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
             );
         }
         swiglu_backward(threads, d_activated, gate_up, f);
-        linear_backward(threads, d_normed, gate_up, &block.gate_up, t);
+        block.gate_up.backward(threads, d_normed, gate_up);
         if carries(&[Target::Gate, Target::Up]) {
             let normed = fit(normed, t * c);
             rmsnorm_forward(threads, normed, middle, &block.mlp_norm, eps);
@@ -85,7 +84,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
         rmsnorm_backward(threads, dx, d_normed, middle, &block.mlp_norm, eps);
 
         let d_attended = fit(&mut grads.attended, t * q_dim);
-        linear_backward(threads, d_attended, dx, &block.o, t);
+        block.o.backward(threads, d_attended, dx);
         let through = Through { dy: Mat::new(dx, t, c), x: attended, low: &low[Target::O as usize] };
         lora_backward(
             pass,
@@ -103,7 +102,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
         // Below the first block nothing is trained, so its input needs no gradient.
         let first = layer == 0;
         if !first {
-            linear_backward(threads, d_normed, d_qkv, &block.qkv, t);
+            block.qkv.backward(threads, d_normed, d_qkv);
         }
         if carries(&[Target::Q, Target::K, Target::V]) {
             let normed = fit(normed, t * c);
@@ -131,19 +130,13 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
     }
 }
 
-/// `dx (t, k) = dy (t, n) W` with `W (n, k)`; a frozen matrix has no gradient of its own.
-fn linear_backward(threads: &Threads, dx: &mut [f32], dy: &[f32], weight: &[f32], t: usize) {
-    let (n, k) = (dy.len() / t, dx.len() / t);
-    gemm(threads, MatMut::new(dx, t, k), Mat::new(dy, t, n), Mat::new(weight, n, k), 1.0, false);
-}
-
 /// What reaches an adapter in the backward.
 struct Through<'a> {
     /// Gradient of the module's output, `(t, outputs)`
     dy: Mat<'a>,
     /// The module's input, `(t, inputs)`
     x: &'a [f32],
-    /// `A dropout(x)^T` of the forward, `(r, t)`
+    /// `dropout(x) A^T` of the forward, `(t, r)`
     low: &'a [f32],
 }
 
@@ -167,36 +160,36 @@ fn lora_backward(
     let a = Mat::new(&pass.params[place.a.clone()], r, inputs);
     let b = Mat::new(&pass.params[place.b.clone()], outputs, r);
 
-    let low = Mat::new(&low[..r * t], r, t);
+    let low = Mat::new(&low[..t * r], t, r);
     let d_b = fit(dropped, r * outputs);
-    gemm(threads, MatMut::new(d_b, r, outputs), low, dy, s, false);
-    add_transposed(&mut d_params[place.b.clone()], d_b, r);
-    let d_low = fit(d_low, r * t);
-    gemm(threads, MatMut::new(d_low, r, t), b.t(), dy.t(), s, false);
-    let d_low = Mat::new(d_low, r, t);
+    gemm(threads, MatMut::new(d_b, r, outputs), low.t(), dy, 1.0, false);
+    add_transposed(&mut d_params[place.b.clone()], d_b, r, s);
+    let d_low = fit(d_low, t * r);
+    gemm(threads, MatMut::new(d_low, t, r), dy, b, s, false);
+    let d_low = Mat::new(d_low, t, r);
     let d_a = MatMut::new(&mut d_params[place.a.clone()], r, inputs);
     let Some(key) = &pass.dropout else {
-        gemm(threads, d_a, d_low, Mat::new(x, t, inputs), 1.0, true);
+        gemm(threads, d_a, d_low.t(), Mat::new(x, t, inputs), 1.0, true);
         if let Some(dx) = dx {
-            gemm(threads, MatMut::new(dx, t, inputs), d_low.t(), a, 1.0, true);
+            gemm(threads, MatMut::new(dx, t, inputs), d_low, a, 1.0, true);
         }
         return;
     };
     let scratch = fit(dropped, x.len());
     key.apply(threads, layer, target, x, scratch);
-    gemm(threads, d_a, d_low, Mat::new(scratch, t, inputs), 1.0, true);
+    gemm(threads, d_a, d_low.t(), Mat::new(scratch, t, inputs), 1.0, true);
     if let Some(dx) = dx {
-        gemm(threads, MatMut::new(scratch, t, inputs), d_low.t(), a, 1.0, false);
+        gemm(threads, MatMut::new(scratch, t, inputs), d_low, a, 1.0, false);
         key.accumulate(threads, layer, target, scratch, dx);
     }
 }
 
-/// `to (n, r) += from (r, n)^T`.
-fn add_transposed(to: &mut [f32], from: &[f32], r: usize) {
+/// `to (n, r) += s from (r, n)^T`.
+fn add_transposed(to: &mut [f32], from: &[f32], r: usize, s: f32) {
     let n = to.len() / r;
     for (i, row) in to.chunks_exact_mut(r).enumerate() {
         for (j, value) in row.iter_mut().enumerate() {
-            *value += from[j * n + i];
+            *value += s * from[j * n + i];
         }
     }
 }

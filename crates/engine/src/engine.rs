@@ -164,13 +164,13 @@ fn loss(
     let log_probabilities = fit(log_probabilities, n);
     let looked_at = Rows { hidden, targets };
     match total_weight {
-        None => head_loss(threads, log_probabilities, &looked_at, pass.model.head(), None, logits),
+        None => head_loss(threads, log_probabilities, &looked_at, &pass.model.head, None, logits),
         Some(total) => {
             factors.clear();
             factors.extend(rows.iter().map(|&i| (f64::from(batch.weights[i]) / total) as f32));
             let d_hidden = fit(d_hidden, n * c);
             let gradient = Some((&factors[..], &mut *d_hidden));
-            head_loss(threads, log_probabilities, &looked_at, pass.model.head(), gradient, logits);
+            head_loss(threads, log_probabilities, &looked_at, &pass.model.head, gradient, logits);
             let d_normed = fit(&mut work.grads.normed, t * c);
             d_normed.fill(0.0);
             for (from, &to) in d_hidden.chunks_exact(c).zip(rows.iter()) {

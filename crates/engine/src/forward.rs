@@ -11,6 +11,8 @@ use consilium_core::lora::{LoraConfig, Target};
 use crate::kernels::attention::{Heads, attention_forward};
 use crate::kernels::dropout::DropoutKey;
 use crate::kernels::gemm::{Mat, MatMut, add_bias, gemm};
+use crate::kernels::packed::Frozen;
+use crate::linear::Linear;
 use crate::kernels::rmsnorm::rmsnorm_forward;
 use crate::kernels::rope::{RopeTable, rope_forward};
 use crate::kernels::swiglu::swiglu_forward;
@@ -54,7 +56,7 @@ pub(crate) struct Kept {
     pub middle: Vec<f32>,
     /// `(t, 2 f)`
     pub gate_up: Vec<f32>,
-    /// `A x` of each target, `(r, t)`
+    /// `x A^T` of each target, `(t, r)`
     pub low: [Vec<f32>; 7],
 }
 
@@ -115,7 +117,7 @@ pub(crate) fn forward(pass: &Pass, batch: &Batch, rope: &RopeTable, work: &mut W
 
         rmsnorm_forward(threads, normed, x, &block.attention_norm, eps);
         let qkv = fit(&mut kept.qkv, t * w);
-        linear_forward(threads, qkv, normed, &block.qkv, &block.qkv_bias, t);
+        linear_forward(threads, qkv, normed, &block.qkv, &block.qkv_bias);
         for target in [Target::Q, Target::K, Target::V] {
             let out = (&mut qkv[pass.model.rows_of(target).start..], w);
             lora_forward(pass, layer, target, out, normed, t, &mut kept.low[target as usize], dropped);
@@ -130,7 +132,7 @@ pub(crate) fn forward(pass: &Pass, batch: &Batch, rope: &RopeTable, work: &mut W
             &work.sequences,
             heads,
         );
-        linear_forward(threads, branch, attended, &block.o, &block.o_bias, t);
+        linear_forward(threads, branch, attended, &block.o, &block.o_bias);
         lora_forward(
             pass,
             layer,
@@ -146,14 +148,14 @@ pub(crate) fn forward(pass: &Pass, batch: &Batch, rope: &RopeTable, work: &mut W
 
         rmsnorm_forward(threads, normed, x, &block.mlp_norm, eps);
         let gate_up = fit(&mut kept.gate_up, t * 2 * f);
-        linear_forward(threads, gate_up, normed, &block.gate_up, &[], t);
+        linear_forward(threads, gate_up, normed, &block.gate_up, &[]);
         for target in [Target::Gate, Target::Up] {
             let out = (&mut gate_up[pass.model.rows_of(target).start..], 2 * f);
             lora_forward(pass, layer, target, out, normed, t, &mut kept.low[target as usize], dropped);
         }
         let activated = fit(&mut work.activated, t * f);
         swiglu_forward(threads, activated, gate_up, f);
-        linear_forward(threads, branch, activated, &block.down, &[], t);
+        linear_forward(threads, branch, activated, &block.down, &[]);
         lora_forward(
             pass,
             layer,
@@ -169,28 +171,20 @@ pub(crate) fn forward(pass: &Pass, batch: &Batch, rope: &RopeTable, work: &mut W
 }
 
 /// `x (t, c)` = the embedding's row of each id.
-pub(crate) fn embed_forward(x: &mut [f32], ids: &[u32], embedding: &[f32], c: usize) {
+pub(crate) fn embed_forward(x: &mut [f32], ids: &[u32], embedding: &Frozen, c: usize) {
     for (row, &id) in x.chunks_exact_mut(c).zip(ids) {
-        row.copy_from_slice(&embedding[id as usize * c..][..c]);
+        embedding.read(id as usize * c..(id as usize + 1) * c, row);
     }
 }
 
-/// `y (t, n) = x (t, k) W^T + bias` with `W (n, k)`.
-pub(crate) fn linear_forward(
-    threads: &Threads,
-    y: &mut [f32],
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    t: usize,
-) {
-    let (n, k) = (y.len() / t, x.len() / t);
-    gemm(threads, MatMut::new(y, t, n), Mat::new(x, t, k), Mat::new(weight, n, k).t(), 1.0, false);
+/// `y (t, n) = x (t, k) W^T + bias`.
+pub(crate) fn linear_forward(threads: &Threads, y: &mut [f32], x: &[f32], weight: &Linear, bias: &[f32]) {
+    weight.forward(threads, y, x, false);
     add_bias(y, bias);
 }
 
 /// `y += s (dropout(x) A^T) B^T` on the first columns of `out`, a slice with its row stride. Leaves
-/// `A dropout(x)^T (r, t)` in `low`. Does nothing where the target carries no adapter.
+/// `dropout(x) A^T (t, r)` in `low`. Does nothing where the target carries no adapter.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn lora_forward(
     pass: &Pass,
@@ -213,19 +207,11 @@ pub(crate) fn lora_forward(
         }
         None => x,
     };
-    // Stored (r, t): vectors then run along the tokens, not along the few ranks.
-    let low = fit(low, r * t);
-    let x = Mat::new(x, t, shape.inputs);
-    gemm(pass.threads, MatMut::new(low, r, t), Mat::new(a, r, shape.inputs), x.t(), 1.0, false);
+    let low = fit(low, t * r);
+    let (a, b) = (Mat::new(a, r, shape.inputs), Mat::new(b, shape.outputs, r));
+    gemm(pass.threads, MatMut::new(low, t, r), Mat::new(x, t, shape.inputs), a.t(), 1.0, false);
     let out = MatMut::strided(y, t, shape.outputs, stride);
-    gemm(
-        pass.threads,
-        out,
-        Mat::new(low, r, t).t(),
-        Mat::new(b, shape.outputs, r).t(),
-        pass.lora.scale(),
-        true,
-    );
+    gemm(pass.threads, out, Mat::new(low, t, r), b.t(), pass.lora.scale(), true);
 }
 
 /// `x += branch`.

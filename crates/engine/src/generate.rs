@@ -148,7 +148,7 @@ fn next_logits<'b>(
     embed_forward(x, &ids, &pass.model.embedding, c);
     for (layer, block) in pass.model.blocks.iter().enumerate() {
         rmsnorm_forward(threads, normed, x, &block.attention_norm, eps);
-        linear_forward(threads, qkv, normed, &block.qkv, &block.qkv_bias, t);
+        linear_forward(threads, qkv, normed, &block.qkv, &block.qkv_bias);
         for target in [Target::Q, Target::K, Target::V] {
             adapt(layer, target, (&mut qkv[pass.model.rows_of(target).start..], w), normed);
         }
@@ -158,17 +158,17 @@ fn next_logits<'b>(
         }
         let caches: Vec<&[f32]> = active.iter().map(|slot| &slot.cache[layer][..]).collect();
         attend_rows(threads, attended, qkv, &rows, &caches, heads);
-        linear_forward(threads, branch, attended, &block.o, &block.o_bias, t);
+        linear_forward(threads, branch, attended, &block.o, &block.o_bias);
         adapt(layer, Target::O, (branch, c), attended);
         residual_forward(x, branch);
 
         rmsnorm_forward(threads, normed, x, &block.mlp_norm, eps);
-        linear_forward(threads, gate_up, normed, &block.gate_up, &[], t);
+        linear_forward(threads, gate_up, normed, &block.gate_up, &[]);
         for target in [Target::Gate, Target::Up] {
             adapt(layer, target, (&mut gate_up[pass.model.rows_of(target).start..], 2 * f), normed);
         }
         swiglu_forward(threads, activated, gate_up, f);
-        linear_forward(threads, branch, activated, &block.down, &[], t);
+        linear_forward(threads, branch, activated, &block.down, &[]);
         adapt(layer, Target::Down, (branch, c), activated);
         residual_forward(x, branch);
     }
@@ -183,6 +183,6 @@ fn next_logits<'b>(
     let (x, normed) = (&x[..n * c], &mut normed[..n * c]);
     rmsnorm_forward(threads, normed, x, &pass.model.norm, eps);
     let logits = fit(logits, n * config.vocab_size);
-    linear_forward(threads, logits, normed, pass.model.head(), &[], n);
+    linear_forward(threads, logits, normed, &pass.model.head, &[]);
     logits
 }

@@ -26,6 +26,7 @@
 //! | [`config`] | `config.json` in both of Hugging Face's layouts |
 //! | [`weights`] | safetensors, memory-mapped and checked name by name |
 //! | [`model`] | the frozen base |
+//! | `linear` | a frozen layer, packed in both orientations |
 //! | [`lora`] | where each factor lies in the flat adapter |
 //! | `kernels` | one file per operation: forward, backward, reference, test |
 //! | `forward`, `backward` | the transformer on one screen each |
@@ -43,6 +44,7 @@ pub mod engine;
 mod forward;
 mod generate;
 mod kernels;
+mod linear;
 pub mod lora;
 pub mod model;
 mod sampling;
@@ -51,10 +53,6 @@ pub mod weights;
 
 pub use config::LlamaConfig;
 pub use engine::CpuEngine;
+pub use kernels::isa::Isa;
 pub use lora::initial_adapter;
 pub use model::{BaseInfo, Model, ModelError};
-
-/// What the kernels run with on this processor: `avx512`, `avx2` or `portable`.
-pub fn instruction_set() -> &'static str {
-    kernels::simd::instruction_set()
-}

@@ -1,4 +1,4 @@
-//! The frozen base model: weights in f32, shared by every engine that trains on it.
+//! The frozen base model, shared by every engine that trains on it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,8 @@ use consilium_core::lora::{LoraConfig, Target};
 
 use crate::config::LlamaConfig;
 use crate::kernels::gemm::{Mat, MatMut, gemm};
+use crate::kernels::packed::Frozen;
+use crate::linear::Linear;
 use crate::lora::LoraLayout;
 use crate::threads::Threads;
 use crate::weights::{WeightFiles, WeightReader};
@@ -85,19 +87,19 @@ pub(crate) struct Block {
     /// `(c)`
     pub attention_norm: Vec<f32>,
     /// q, k and v under one another, `(w, c)`
-    pub qkv: Vec<f32>,
+    pub qkv: Linear,
     /// `(w)`, or empty
     pub qkv_bias: Vec<f32>,
     /// `(c, h d)`
-    pub o: Vec<f32>,
+    pub o: Linear,
     /// `(c)`, or empty
     pub o_bias: Vec<f32>,
     /// `(c)`
     pub mlp_norm: Vec<f32>,
     /// gate and up under one another, `(2 f, c)`
-    pub gate_up: Vec<f32>,
+    pub gate_up: Linear,
     /// `(c, f)`
-    pub down: Vec<f32>,
+    pub down: Linear,
 }
 
 /// A frozen Llama-family model.
@@ -105,12 +107,12 @@ pub struct Model {
     config: LlamaConfig,
     info: BaseInfo,
     /// `(v, c)`
-    pub(crate) embedding: Vec<f32>,
+    pub(crate) embedding: Frozen,
     pub(crate) blocks: Vec<Block>,
     /// `(c)`
     pub(crate) norm: Vec<f32>,
-    /// `(v, c)`; `None` when the embedding serves
-    untied_head: Option<Vec<f32>>,
+    /// `(v, c)`; packed from the embedding when that serves
+    pub(crate) head: Linear,
 }
 
 impl Model {
@@ -140,16 +142,16 @@ impl Model {
         // Hashing takes about as long as converting; the two do not need each other.
         let (sha256, tensors) = std::thread::scope(|scope| {
             let hash = scope.spawn(|| files.sha256());
-            let tensors = read_tensors(&config, &mut reader);
+            let tensors = read_tensors(&config, &mut reader, &Threads::one());
             (hash.join().expect("hashing does not panic"), tensors)
         });
-        let (embedding, blocks, norm, untied_head) = tensors?;
+        let (embedding, blocks, norm, head) = tensors?;
         reader.finish()?;
         let block_parameters: usize = blocks.iter().map(Block::parameters).sum();
-        let head_parameters = untied_head.as_ref().map_or(0, Vec::len);
+        let head_parameters = if config.tied { 0 } else { head.parameters() };
         let parameters = embedding.len() + block_parameters + norm.len() + head_parameters;
         let info = BaseInfo { id: id.to_owned(), parameters, sha256 };
-        Ok(Self { config, info, embedding, blocks, norm, untied_head })
+        Ok(Self { config, info, embedding, blocks, norm, head })
     }
 
     /// The same model under another id, such as the hub id it was fetched by.
@@ -169,11 +171,6 @@ impl Model {
         self.info.clone()
     }
 
-    /// The head's matrix, `(v, c)`.
-    pub(crate) fn head(&self) -> &[f32] {
-        self.untied_head.as_deref().unwrap_or(&self.embedding)
-    }
-
     /// Every tensor by its Hugging Face name, with `W + s B A` where the adapter has factors, f32, in file order.
     ///
     /// # Errors
@@ -186,7 +183,7 @@ impl Model {
         let mut push = |name: String, shape: &[usize], data: &[f32]| {
             tensors.push(Tensor { name, shape: shape.to_vec(), data: data.to_vec() });
         };
-        push("model.embed_tokens.weight".into(), &[self.config.vocab_size, c], &self.embedding);
+        push("model.embed_tokens.weight".into(), &[self.config.vocab_size, c], &self.embedding.to_f32());
         for (layer, block) in self.blocks.iter().enumerate() {
             let prefix = format!("model.layers.{layer}");
             push(format!("{prefix}.input_layernorm.weight"), &[c], &block.attention_norm);
@@ -194,8 +191,10 @@ impl Model {
             for target in Target::ALL {
                 let shape = layout.shape(target);
                 let rows = self.rows_of(target);
-                let frozen = &block.matrix(target)[rows.start * shape.inputs..rows.end * shape.inputs];
-                let mut merged = frozen.to_vec();
+                let mut merged = vec![0.0; shape.outputs * shape.inputs];
+                for (row, to) in rows.clone().zip(merged.chunks_exact_mut(shape.inputs)) {
+                    block.matrix(target).row(row, to);
+                }
                 if let Some(place) = layout.place(layer, target) {
                     let b = Mat::new(&flat[place.b.clone()], shape.outputs, lora.rank);
                     let a = Mat::new(&flat[place.a.clone()], lora.rank, shape.inputs);
@@ -220,8 +219,10 @@ impl Model {
             }
         }
         push("model.norm.weight".into(), &[c], &self.norm);
-        if let Some(head) = &self.untied_head {
-            push("lm_head.weight".into(), &[self.config.vocab_size, c], head);
+        if !self.config.tied {
+            let mut head = vec![0.0; self.config.vocab_size * c];
+            head.chunks_exact_mut(c).enumerate().for_each(|(row, to)| self.head.row(row, to));
+            push("lm_head.weight".into(), &[self.config.vocab_size, c], &head);
         }
         Ok(tensors)
     }
@@ -242,22 +243,12 @@ impl Model {
 
 impl Block {
     fn parameters(&self) -> usize {
-        [
-            &self.attention_norm,
-            &self.qkv,
-            &self.qkv_bias,
-            &self.o,
-            &self.o_bias,
-            &self.mlp_norm,
-            &self.gate_up,
-            &self.down,
-        ]
-        .iter()
-        .map(|tensor| tensor.len())
-        .sum()
+        let vectors = [&self.attention_norm, &self.qkv_bias, &self.o_bias, &self.mlp_norm];
+        let matrices = [&self.qkv, &self.o, &self.gate_up, &self.down];
+        vectors.iter().map(|v| v.len()).sum::<usize>() + matrices.iter().map(|m| m.parameters()).sum::<usize>()
     }
 
-    fn matrix(&self, target: Target) -> &[f32] {
+    fn matrix(&self, target: Target) -> &Linear {
         match target {
             Target::Q | Target::K | Target::V => &self.qkv,
             Target::O => &self.o,
@@ -267,39 +258,62 @@ impl Block {
     }
 }
 
-type Tensors = (Vec<f32>, Vec<Block>, Vec<f32>, Option<Vec<f32>>);
+type Tensors = (Frozen, Vec<Block>, Vec<f32>, Linear);
 
-fn read_tensors(config: &LlamaConfig, reader: &mut WeightReader) -> Result<Tensors, ModelError> {
+fn read_tensors(
+    config: &LlamaConfig,
+    reader: &mut WeightReader,
+    threads: &Threads,
+) -> Result<Tensors, ModelError> {
     let (v, c, f) = (config.vocab_size, config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_dim(), config.kv_dim());
-    let embedding = reader.take("model.embed_tokens.weight", &[v, c])?;
+    let qkv_parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+    let embedding = reader.take_frozen("model.embed_tokens.weight", &[v, c])?;
     let mut blocks = Vec::with_capacity(config.layers);
     for layer in 0..config.layers {
         let prefix = format!("model.layers.{layer}");
-        let mut stack = |parts: &[(&str, usize)], inputs: Option<usize>, kind: &str| {
+        let mut vector = |name: &str, len| reader.take(&format!("{prefix}.{name}.weight"), &[len]);
+        let (attention_norm, mlp_norm) =
+            (vector("input_layernorm", c)?, vector("post_attention_layernorm", c)?);
+        let mut biases = |wanted: bool, parts: &[(&str, usize)]| {
             let mut joint = Vec::new();
-            for &(module, outputs) in parts {
-                let name = format!("{prefix}.{module}.{kind}");
-                match inputs {
-                    Some(inputs) => joint.append(&mut reader.take(&name, &[outputs, inputs])?),
-                    None => joint.append(&mut reader.take(&name, &[outputs])?),
-                }
+            for (module, outputs) in parts.iter().filter(|_| wanted) {
+                joint.append(&mut reader.take(&format!("{prefix}.{module}.bias"), &[*outputs])?);
             }
             Ok::<_, ModelError>(joint)
         };
-        let qkv_parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let qkv_bias = biases(config.qkv_bias, &qkv_parts)?;
+        let o_bias = biases(config.o_bias, &[("self_attn.o_proj", c)])?;
+        // Projections that share an input lie under one another in one matrix.
+        let mut matrix = |parts: &[(&str, usize)], inputs: usize| {
+            let mut joint: Option<Frozen> = None;
+            for (module, outputs) in parts {
+                let part = reader.take_frozen(&format!("{prefix}.{module}.weight"), &[*outputs, inputs])?;
+                joint = Some(match joint {
+                    Some(above) => above.then(part),
+                    None => part,
+                });
+            }
+            let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
+            let joint = joint.expect("every matrix has a part");
+            Ok::<_, ModelError>(Linear::new(threads, &joint, outputs, inputs))
+        };
         blocks.push(Block {
-            attention_norm: stack(&[("input_layernorm", c)], None, "weight")?,
-            qkv: stack(&qkv_parts, Some(c), "weight")?,
-            qkv_bias: if config.qkv_bias { stack(&qkv_parts, None, "bias")? } else { Vec::new() },
-            o: stack(&[("self_attn.o_proj", c)], Some(q), "weight")?,
-            o_bias: if config.o_bias { stack(&[("self_attn.o_proj", c)], None, "bias")? } else { Vec::new() },
-            mlp_norm: stack(&[("post_attention_layernorm", c)], None, "weight")?,
-            gate_up: stack(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], Some(c), "weight")?,
-            down: stack(&[("mlp.down_proj", c)], Some(f), "weight")?,
+            attention_norm,
+            qkv: matrix(&qkv_parts, c)?,
+            qkv_bias,
+            o: matrix(&[("self_attn.o_proj", c)], q)?,
+            o_bias,
+            mlp_norm,
+            gate_up: matrix(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], c)?,
+            down: matrix(&[("mlp.down_proj", c)], f)?,
         });
     }
     let norm = reader.take("model.norm.weight", &[c])?;
-    let head = if config.tied { None } else { Some(reader.take("lm_head.weight", &[v, c])?) };
+    let head = if config.tied {
+        Linear::new(threads, &embedding, v, c)
+    } else {
+        Linear::new(threads, &reader.take_frozen("lm_head.weight", &[v, c])?, v, c)
+    };
     Ok((embedding, blocks, norm, head))
 }

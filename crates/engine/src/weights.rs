@@ -1,17 +1,17 @@
 //! Model weights from safetensors: one file, or shards with an index. Files are memory-mapped; tensors of f32, f16
-//! or bf16 come out as f32, each checked by name and shape.
+//! or bf16 keep their format or come out as f32, each checked by name and shape.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use consilium_core::hash::Hasher;
-use consilium_core::peft::to_f32;
 use memmap2::Mmap;
-use safetensors::tensor::SafeTensors;
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::kernels::map_file;
+use crate::kernels::packed::Frozen;
 use crate::model::ModelError;
 
 /// The file that lists the shards of a large model.
@@ -141,6 +141,14 @@ impl WeightReader<'_> {
     /// # Errors
     /// Missing, misshapen or of a dtype other than F32, F16 and BF16; a NaN or infinity.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.take_frozen(name, shape).map(|frozen| frozen.to_f32())
+    }
+
+    /// The tensor `name` of exactly `shape`, in the format of its file.
+    ///
+    /// # Errors
+    /// As [`WeightReader::take`].
+    pub(crate) fn take_frozen(&mut self, name: &str, shape: &[usize]) -> Result<Frozen, ModelError> {
         let &i = self.place.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         let (file, tensors) = &self.files[i];
         let wrong = |reason: String| ModelError::Weights { file: (*file).to_owned(), reason };
@@ -152,14 +160,20 @@ impl WeightReader<'_> {
                 found: view.shape().to_vec(),
             });
         }
-        let data = to_f32(view.dtype(), view.data()).ok_or_else(|| {
-            wrong(format!("tensor {name}: dtype {:?} is not F32, F16 or BF16", view.dtype()))
-        })?;
-        if let Some(at) = data.iter().position(|v| !v.is_finite()) {
-            return Err(wrong(format!("tensor {name}: value {} at index {at} is not finite", data[at])));
+        let bits = || view.data().as_chunks().0.iter().map(|&pair| u16::from_le_bytes(pair)).collect();
+        let frozen = match view.dtype() {
+            Dtype::BF16 => Frozen::Bf16(bits()),
+            Dtype::F16 => Frozen::F16(bits()),
+            Dtype::F32 => {
+                Frozen::F32(view.data().as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect())
+            }
+            other => return Err(wrong(format!("tensor {name}: dtype {other:?} is not F32, F16 or BF16"))),
+        };
+        if let Some((at, value)) = frozen.first_not_finite() {
+            return Err(wrong(format!("tensor {name}: value {value} at index {at} is not finite")));
         }
         self.taken.push(name.to_owned());
-        Ok(data)
+        Ok(frozen)
     }
 
     /// Checks that nothing but known leftovers was left behind.

@@ -34,7 +34,7 @@ pub fn hardware(threads: usize) -> HardwareSummary {
         threads: threads as u64,
         memory_bytes: kibibytes(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0),
         os: std::env::consts::OS.into(),
-        kernel: consilium_engine::instruction_set().into(),
+        kernel: consilium_engine::Isa::chosen().name().into(),
     }
 }
 

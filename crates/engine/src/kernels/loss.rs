@@ -2,9 +2,9 @@
 //! time, and loss and gradient come out of the same pass. Logits of a whole batch never exist.
 
 use super::Shared;
-use super::gemm::{Mat, MatMut, gemm};
 use super::simd::{exp, max, multiversion, sum};
 use crate::forward::fit;
+use crate::linear::Linear;
 use crate::threads::Threads;
 
 /// Rows whose logits exist at a time: 64 x 49,152 x 4 bytes = 12.6 MB for SmolLM2's vocabulary.
@@ -41,7 +41,7 @@ pub(crate) fn head_loss(
     threads: &Threads,
     log_probabilities: &mut [f32],
     rows: &Rows,
-    head: &[f32],
+    head: &Linear,
     mut gradient: Option<(&[f32], &mut [f32])>,
     logits: &mut Vec<f32>,
 ) {
@@ -50,13 +50,11 @@ pub(crate) fn head_loss(
         return;
     }
     let c = rows.hidden.len() / n;
-    let v = head.len() / c;
-    let head = Mat::new(head, v, c);
+    let v = head.outputs();
     for from in (0..n).step_by(ROWS) {
         let len = ROWS.min(n - from);
         let logits = fit(logits, len * v);
-        let hidden = Mat::new(&rows.hidden[from * c..(from + len) * c], len, c);
-        gemm(threads, MatMut::new(logits, len, v), hidden, head.t(), 1.0, false);
+        head.forward(threads, logits, &rows.hidden[from * c..(from + len) * c], false);
         let (shared, out) = (Shared::new(logits), Shared::new(&mut log_probabilities[from..from + len]));
         let factors = gradient.as_ref().map(|(factors, _)| &factors[from..from + len]);
         threads.for_each(len, |i| {
@@ -66,8 +64,7 @@ pub(crate) fn head_loss(
             out[0] = cross_entropy_row(row, rows.targets[from + i] as usize, factor);
         });
         if let Some((_, d_hidden)) = &mut gradient {
-            let d_hidden = MatMut::new(&mut d_hidden[from * c..(from + len) * c], len, c);
-            gemm(threads, d_hidden, Mat::new(logits, len, v), head, 1.0, false);
+            head.backward(threads, &mut d_hidden[from * c..(from + len) * c], logits);
         }
     }
 }
@@ -75,18 +72,20 @@ pub(crate) fn head_loss(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::packed::Frozen;
     use crate::kernels::testing::{assert_close, random};
 
     #[test]
     fn loss_and_gradient_match_the_formula_in_f64() {
         let (n, c, v) = (70, 5, 23);
         let (hidden, head) = (random(n * c, "h"), random(v * c, "w"));
+        let packed = Linear::new(&Threads::one(), &Frozen::F32(head.clone()), v, c);
         let targets: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
         let factors: Vec<f32> = (0..n).map(|i| 0.1 + i as f32 / 100.0).collect();
         let (mut found, mut d_hidden) = (vec![0f32; n], vec![0f32; n * c]);
         let rows = Rows { hidden: &hidden, targets: &targets };
         let threads = Threads::new(2).unwrap();
-        head_loss(&threads, &mut found, &rows, &head, Some((&factors, &mut d_hidden)), &mut Vec::new());
+        head_loss(&threads, &mut found, &rows, &packed, Some((&factors, &mut d_hidden)), &mut Vec::new());
         let (mut expected, mut gradient) = (Vec::new(), vec![0f32; n * c]);
         for i in 0..n {
             let logits: Vec<f64> = (0..v)
@@ -104,7 +103,7 @@ mod tests {
         assert_close(&found, &expected, 1e-6, "log-probabilities");
         assert_close(&d_hidden, &gradient, 1e-5, "gradient of the hidden states");
         let mut without = vec![0f32; n];
-        head_loss(&threads, &mut without, &rows, &head, None, &mut Vec::new());
+        head_loss(&threads, &mut without, &rows, &packed, None, &mut Vec::new());
         assert_eq!(found, without);
     }
 }

@@ -2,14 +2,18 @@
 //! they agree. All `unsafe` of the project lives here, each block with the reason why it is sound.
 
 pub(crate) mod adamw;
+pub(crate) mod aligned;
 pub(crate) mod attention;
 pub(crate) mod dropout;
 pub(crate) mod gemm;
+pub mod isa;
 pub(crate) mod loss;
+pub(crate) mod packed;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
 pub(crate) mod simd;
 pub(crate) mod swiglu;
+pub(crate) mod tile;
 
 use std::fs::File;
 

@@ -20,11 +20,12 @@ macro_rules! multiversion {
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
 
-                if $crate::kernels::simd::has_avx512() {
-                    // SAFETY: the processor has the features that the function is compiled for.
+                let isa = $crate::kernels::isa::Isa::chosen();
+                if isa >= $crate::kernels::isa::Isa::Avx512 {
+                    // SAFETY: `chosen` is an instruction set that the processor has.
                     return unsafe { avx512($($arg),*) };
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
+                if isa == $crate::kernels::isa::Isa::Avx2 {
                     // SAFETY: as above.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -34,30 +35,6 @@ macro_rules! multiversion {
     )*};
 }
 pub(crate) use multiversion;
-
-/// The name of what the kernels run with on this processor: `avx512`, `avx2` or `portable`.
-pub(crate) fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if has_avx512() {
-            return "avx512";
-        }
-        if std::arch::is_x86_feature_detected!("avx2") {
-            return "avx2";
-        }
-    }
-    "portable"
-}
-
-/// Whether the processor has the AVX-512 subset that the kernels are compiled for.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(crate) fn has_avx512() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && std::arch::is_x86_feature_detected!("avx512vl")
-}
 
 /// e^x for f32, branch-free so that it vectorises; relative error below 2e-7 on [-87, 88], clamped outside.
 ///

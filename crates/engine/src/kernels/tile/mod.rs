@@ -1,0 +1,188 @@
+//! Micro-kernels: up to 8 rows by up to 48 columns of a product, held in registers while the depth runs by.
+//!
+//! Every instruction set takes the same operands. The left one has any strides; the right one lies in rows of at
+//! least `columns` values, with 0 or anything finite beyond the columns that are wanted. Each output value is one
+//! chain of fused multiply-adds in the order of the depth (unfused in the portable body), so AVX-512, AVX2 and NEON
+//! give the same bits, and cutting the depth into chunks changes none.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use super::isa::Isa;
+
+/// Most rows of a tile.
+pub(crate) const ROWS: usize = 8;
+/// Columns of a panel: three 512-bit vectors. With 8 rows that makes 24 accumulators of 32 registers.
+pub(crate) const COLUMNS: usize = 48;
+/// Columns come in steps of this.
+pub(crate) const LANES: usize = 16;
+
+/// `c (rows, columns) (+)= a (rows, depth) b (depth, columns)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// Element (0, 0) of the left operand.
+    pub a: *const f32,
+    /// From row to row of it.
+    pub a_row: usize,
+    /// From column to column of it.
+    pub a_col: usize,
+    /// Element (0, 0) of the right operand; its columns are adjacent.
+    pub b: *const f32,
+    /// From row to row of it.
+    pub b_row: usize,
+    /// Element (0, 0) of the output; its columns are adjacent.
+    pub c: *mut f32,
+    /// From row to row of it.
+    pub c_row: usize,
+    /// 1 to [`ROWS`]
+    pub rows: usize,
+    /// 16, 32 or 48
+    pub columns: usize,
+    pub depth: usize,
+    /// Whether to start from what the output holds.
+    pub accumulate: bool,
+}
+
+impl Tile {
+    /// Computes the tile.
+    ///
+    /// # Safety
+    /// The processor has `isa`; all elements named by the extents and strides are readable, those of `c` writable
+    /// and not accessed by anybody else meanwhile.
+    pub unsafe fn run(&self, isa: Isa) {
+        debug_assert!((1..=ROWS).contains(&self.rows) && self.columns.is_multiple_of(LANES));
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Avx512Vnni => x86::avx512(self),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => x86::avx2(self),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon::neon(self),
+                _ => portable::portable(self),
+            }
+        }
+    }
+}
+
+/// Widens 16-bit panel values to f32; `half` says f16, otherwise they are bf16. Exact in both cases.
+///
+/// # Safety
+/// The processor has `isa`.
+pub(crate) unsafe fn widen(isa: Isa, from: &[u16], to: &mut [f32], half: bool) {
+    assert_eq!(from.len(), to.len(), "widening");
+    // SAFETY: the lengths agree; the instruction set is the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Vnni => x86::widen_avx512(from, to, half),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::widen_avx2(from, to, half),
+            _ => portable::widen(from, to, half),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, random};
+
+    #[test]
+    fn every_instruction_set_matches_the_reference_for_every_extent() {
+        for isa in Isa::available() {
+            for rows in 1..=ROWS {
+                for columns in [16, 32, 48] {
+                    for depth in [0, 1, 2, 7, 33] {
+                        let (a, b) = (random(rows * depth.max(1), "a"), random(depth.max(1) * 50, "b"));
+                        // The left operand is taken transposed in every other case.
+                        let (a_row, a_col) = if depth % 2 == 0 { (depth, 1) } else { (1, rows) };
+                        for accumulate in [false, true] {
+                            let mut c = random(rows * 53, "c");
+                            let mut expected = c.clone();
+                            for i in 0..rows {
+                                for j in 0..columns {
+                                    let product: f64 = (0..depth)
+                                        .map(|l| f64::from(a[i * a_row + l * a_col]) * f64::from(b[l * 50 + j]))
+                                        .sum();
+                                    let before = if accumulate { f64::from(c[i * 53 + j]) } else { 0.0 };
+                                    expected[i * 53 + j] = (before + product) as f32;
+                                }
+                            }
+                            let tile = Tile {
+                                a: a.as_ptr(),
+                                a_row,
+                                a_col,
+                                b: b.as_ptr(),
+                                b_row: 50,
+                                c: c.as_mut_ptr(),
+                                c_row: 53,
+                                rows,
+                                columns,
+                                depth,
+                                accumulate,
+                            };
+                            // SAFETY: the extents are those of the vectors above.
+                            unsafe { tile.run(isa) };
+                            assert_close(&c, &expected, 2e-6, isa.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fused_instruction_sets_agree_to_the_bit() {
+        let (a, b) = (random(8 * 100, "a"), random(100 * 48, "b"));
+        let run = |isa| {
+            let mut c = vec![0f32; 8 * 48];
+            let tile = Tile {
+                a: a.as_ptr(),
+                a_row: 100,
+                a_col: 1,
+                b: b.as_ptr(),
+                b_row: 48,
+                c: c.as_mut_ptr(),
+                c_row: 48,
+                rows: 8,
+                columns: 48,
+                depth: 100,
+                accumulate: false,
+            };
+            // SAFETY: the extents are those of the vectors above.
+            unsafe { tile.run(isa) };
+            c
+        };
+        let fused: Vec<Vec<f32>> = Isa::available().filter(|isa| *isa != Isa::Portable).map(run).collect();
+        assert!(fused.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn widening_is_exact_on_every_instruction_set() {
+        let bits: Vec<u16> = (0..2000u32).map(|i| (i * 37) as u16).collect();
+        for isa in Isa::available() {
+            for half in [false, true] {
+                let mut wide = vec![0f32; bits.len()];
+                // SAFETY: `available` lists what the processor has.
+                unsafe { widen(isa, &bits, &mut wide, half) };
+                for (found, &bits) in wide.iter().zip(&bits) {
+                    let expected = if half {
+                        half::f16::from_bits(bits).to_f32()
+                    } else {
+                        half::bf16::from_bits(bits).to_f32()
+                    };
+                    assert!(
+                        found.to_bits() == expected.to_bits() || expected.is_nan(),
+                        "{} {bits:#x}: {found} instead of {expected}",
+                        isa.name()
+                    );
+                }
+            }
+        }
+    }
+}
