@@ -66,6 +66,19 @@ pub struct ModelInfo {
     pub vocab: usize,
 }
 
+/// In what numbers the frozen base takes part in products. Adapters, activations between products and the optimiser
+/// are f32 in both cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Exactly as the model's files have it, multiplied in f32.
+    #[default]
+    F32,
+    /// 8-bit weights and, inside each product, 8-bit activations and output gradients: faster and smaller, with an
+    /// error of its own.
+    Int8,
+}
+
 /// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) and the rest of what one training run holds fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {

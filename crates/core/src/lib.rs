@@ -31,7 +31,7 @@ pub mod stop;
 
 pub use adapter::{Adapter, AdapterError, Tensor};
 pub use batch::Batch;
-pub use engine::{Decoding, Engine, EngineError, Generation, ModelInfo, StepStats, TrainSettings};
+pub use engine::{Decoding, Engine, EngineError, Generation, ModelInfo, Precision, StepStats, TrainSettings};
 pub use lora::{LoraConfig, Target};
 pub use metric::{Event, Sink};
 pub use rng::SeededRng;

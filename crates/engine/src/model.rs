@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use consilium_core::adapter::{Adapter, AdapterError, Tensor};
+use consilium_core::engine::Precision;
 use consilium_core::lora::{LoraConfig, Target};
 
 use crate::config::LlamaConfig;
@@ -106,6 +107,7 @@ pub(crate) struct Block {
 pub struct Model {
     config: LlamaConfig,
     info: BaseInfo,
+    precision: Precision,
     /// `(v, c)`
     pub(crate) embedding: Frozen,
     pub(crate) blocks: Vec<Block>,
@@ -121,28 +123,46 @@ impl Model {
     /// # Errors
     /// See [`ModelError`]: each names the file, field or tensor.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
+        Self::load_as(dir, Precision::F32)
+    }
+
+    /// The same with the matrices in `precision`.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_as(dir: &Path, precision: Precision) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|e| ModelError::io(&path, e))?;
         let id =
             dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Self::assemble(&id, &text, &WeightFiles::open(dir)?)
+        Self::assemble(&id, &text, &WeightFiles::open(dir)?, precision)
     }
 
     /// A model from bytes in memory: the text of `config.json` and the safetensors files.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn from_parts(id: &str, config_json: &str, safetensors: Vec<Vec<u8>>) -> Result<Self, ModelError> {
-        Self::assemble(id, config_json, &WeightFiles::from_bytes(safetensors))
+    pub fn from_parts(
+        id: &str,
+        config_json: &str,
+        safetensors: Vec<Vec<u8>>,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        Self::assemble(id, config_json, &WeightFiles::from_bytes(safetensors), precision)
     }
 
-    fn assemble(id: &str, config_json: &str, files: &WeightFiles) -> Result<Self, ModelError> {
+    fn assemble(
+        id: &str,
+        config_json: &str,
+        files: &WeightFiles,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         let config = LlamaConfig::parse(config_json)?;
         let mut reader = files.parse()?;
         // Hashing takes about as long as converting; the two do not need each other.
         let (sha256, tensors) = std::thread::scope(|scope| {
             let hash = scope.spawn(|| files.sha256());
-            let tensors = read_tensors(&config, &mut reader, &Threads::one());
+            let tensors = read_tensors(&config, &mut reader, &Threads::one(), precision);
             (hash.join().expect("hashing does not panic"), tensors)
         });
         let (embedding, blocks, norm, head) = tensors?;
@@ -151,7 +171,7 @@ impl Model {
         let head_parameters = if config.tied { 0 } else { head.parameters() };
         let parameters = embedding.len() + block_parameters + norm.len() + head_parameters;
         let info = BaseInfo { id: id.to_owned(), parameters, sha256 };
-        Ok(Self { config, info, embedding, blocks, norm, head })
+        Ok(Self { config, info, precision, embedding, blocks, norm, head })
     }
 
     /// The same model under another id, such as the hub id it was fetched by.
@@ -164,6 +184,11 @@ impl Model {
     /// Sizes and constants.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
+    }
+
+    /// In what numbers its matrices take part in products.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Id, parameter count and hash.
@@ -264,6 +289,7 @@ fn read_tensors(
     config: &LlamaConfig,
     reader: &mut WeightReader,
     threads: &Threads,
+    precision: Precision,
 ) -> Result<Tensors, ModelError> {
     let (v, c, f) = (config.vocab_size, config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_dim(), config.kv_dim());
@@ -296,7 +322,7 @@ fn read_tensors(
             }
             let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
             let joint = joint.expect("every matrix has a part");
-            Ok::<_, ModelError>(Linear::new(threads, &joint, outputs, inputs))
+            Ok::<_, ModelError>(Linear::new(threads, precision, &joint, outputs, inputs))
         };
         blocks.push(Block {
             attention_norm,
@@ -311,9 +337,9 @@ fn read_tensors(
     }
     let norm = reader.take("model.norm.weight", &[c])?;
     let head = if config.tied {
-        Linear::new(threads, &embedding, v, c)
+        Linear::new(threads, precision, &embedding, v, c)
     } else {
-        Linear::new(threads, &reader.take_frozen("lm_head.weight", &[v, c])?, v, c)
+        Linear::new(threads, precision, &reader.take_frozen("lm_head.weight", &[v, c])?, v, c)
     };
     Ok((embedding, blocks, norm, head))
 }

@@ -81,6 +81,16 @@ impl<'a> MatMut<'a> {
         assert!(cols <= stride || rows <= 1, "rows overlap");
         Self { data, rows, cols, stride }
     }
+
+    /// Rows, columns, and elements from row to row.
+    pub fn extents(&self) -> (usize, usize, usize) {
+        (self.rows, self.cols, self.stride)
+    }
+
+    /// The slice behind it.
+    pub fn into_data(self) -> &'a mut [f32] {
+        self.data
+    }
 }
 
 /// The right operand of a product, `(depth, columns)`.
@@ -183,7 +193,7 @@ thread_local! {
 }
 
 /// How a product is cut: pieces are runs of panels, and blocks of rows where there are few panels.
-struct Cut {
+pub(crate) struct Cut {
     panels_each: usize,
     groups: usize,
     rows_each: usize,
@@ -191,7 +201,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(m: usize, n: usize, k: usize) -> Self {
+    pub fn new(m: usize, n: usize, k: usize) -> Self {
         let panels = n.div_ceil(COLUMNS);
         let pieces = (m * n * k / PIECE_WORK).max(n * k / PIECE_READ).clamp(1, MOST_PIECES);
         let panels_each = panels.div_ceil(pieces.min(panels));
@@ -199,6 +209,18 @@ impl Cut {
         let wanted = pieces.div_ceil(groups);
         let rows_each = m.div_ceil(wanted).next_multiple_of(ROWS);
         Self { panels_each, groups, rows_each, blocks: m.div_ceil(rows_each) }
+    }
+
+    /// Number of pieces.
+    pub fn pieces(&self) -> usize {
+        self.groups * self.blocks
+    }
+
+    /// Panels and rows of piece `piece` of an `(m, n)` output.
+    pub fn piece(&self, piece: usize, m: usize, n: usize) -> (Range<usize>, Range<usize>) {
+        let (group, block) = (piece % self.groups, piece / self.groups);
+        let panels = group * self.panels_each..((group + 1) * self.panels_each).min(n.div_ceil(COLUMNS));
+        (panels, block * self.rows_each..((block + 1) * self.rows_each).min(m))
     }
 }
 
@@ -233,10 +255,8 @@ pub(crate) fn gemm<'b>(
     let cut = Cut::new(m, n, k);
     let stride = out.stride;
     let shared = Shared::new(out.data);
-    threads.for_each(cut.groups * cut.blocks, |piece| {
-        let (group, block) = (piece % cut.groups, piece / cut.groups);
-        let panels = group * cut.panels_each..((group + 1) * cut.panels_each).min(n.div_ceil(COLUMNS));
-        let rows = block * cut.rows_each..((block + 1) * cut.rows_each).min(m);
+    threads.for_each(cut.pieces(), |piece| {
+        let (panels, rows) = cut.piece(piece, m, n);
         SCRATCH.with_borrow_mut(|scratch| {
             let (scratch, edge) = scratch.fit(DEPTH * COLUMNS + ROWS * COLUMNS).split_at_mut(DEPTH * COLUMNS);
             for panel in panels {

@@ -7,8 +7,8 @@ use crate::forward::fit;
 use crate::linear::Linear;
 use crate::threads::Threads;
 
-/// Rows whose logits exist at a time: 64 x 49,152 x 4 bytes = 12.6 MB for SmolLM2's vocabulary.
-const ROWS: usize = 64;
+/// Rows whose logits exist at a time: 128 x 49,152 x 4 bytes = 25 MB for SmolLM2's vocabulary.
+const ROWS: usize = 128;
 
 multiversion! {
     /// Log-probability of `target`; turns the logits into `factor * (softmax - onehot)` when `factor` is not 0.
@@ -73,13 +73,14 @@ pub(crate) fn head_loss(
 mod tests {
     use super::*;
     use crate::kernels::packed::Frozen;
+    use consilium_core::engine::Precision;
     use crate::kernels::testing::{assert_close, random};
 
     #[test]
     fn loss_and_gradient_match_the_formula_in_f64() {
         let (n, c, v) = (70, 5, 23);
         let (hidden, head) = (random(n * c, "h"), random(v * c, "w"));
-        let packed = Linear::new(&Threads::one(), &Frozen::F32(head.clone()), v, c);
+        let packed = Linear::new(&Threads::one(), Precision::F32, &Frozen::F32(head.clone()), v, c);
         let targets: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
         let factors: Vec<f32> = (0..n).map(|i| 0.1 + i as f32 / 100.0).collect();
         let (mut found, mut d_hidden) = (vec![0f32; n], vec![0f32; n * c]);

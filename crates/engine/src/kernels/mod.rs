@@ -6,6 +6,7 @@ pub(crate) mod aligned;
 pub(crate) mod attention;
 pub(crate) mod dropout;
 pub(crate) mod gemm;
+pub(crate) mod int8;
 pub mod isa;
 pub(crate) mod loss;
 pub(crate) mod packed;

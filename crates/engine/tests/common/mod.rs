@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use consilium_core::engine::{Engine, TrainSettings};
 use consilium_core::{Adapter, Batch, LoraConfig, SeededRng, Target, Tensor, peft};
+use consilium_core::engine::Precision;
 use consilium_engine::{CpuEngine, Model, initial_adapter};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
@@ -220,7 +221,7 @@ pub fn random_model(seed: u64) -> Arc<Model> {
         (format!("{name}.weight"), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
     });
     let file = safetensors::serialize(views, None).unwrap();
-    Arc::new(Model::from_parts("random", &config.to_string(), vec![file]).unwrap())
+    Arc::new(Model::from_parts("random", &config.to_string(), vec![file], Precision::F32).unwrap())
 }
 
 /// Random rows of these lengths for a vocabulary of `vocab`; the prompt is the first third.
