@@ -46,4 +46,14 @@ impl Threads {
             _ => (0..count).for_each(piece),
         }
     }
+
+    /// Calls `work` for each item, in any order and possibly at the same time.
+    pub fn for_each_mut<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync + Send) {
+        match &self.0 {
+            Some(pool) if items.len() > 1 => {
+                pool.install(|| items.par_iter_mut().with_max_len(1).for_each(work))
+            }
+            _ => items.iter_mut().for_each(work),
+        }
+    }
 }

@@ -9,7 +9,6 @@ use std::ops::Range;
 use super::Shared;
 use super::gemm::{Mat, MatMut, gemm};
 use super::simd::{dot, exp, max, multiversion, sum};
-use crate::generate::Row;
 use crate::threads::Threads;
 
 /// Heads and their sizes.
@@ -102,28 +101,6 @@ multiversion! {
             let along = dot(p, dp);
             for i in 0..width {
                 dp[i] = p[i] * (dp[i] - along) * scale;
-            }
-        }
-    }
-
-    /// Attention of one query over cached keys and values with `stride` elements from position to position.
-    fn attend_one(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize, scores: &mut [f32]) {
-        let d = q.len();
-        let scale = 1.0 / (d as f32).sqrt();
-        for (j, score) in scores.iter_mut().enumerate() {
-            *score = dot(q, &keys[j * stride..j * stride + d]) * scale;
-        }
-        let top = max(scores);
-        for score in scores.iter_mut() {
-            *score = exp(*score - top);
-        }
-        let inverse = 1.0 / sum(scores, |p| p);
-        out.fill(0.0);
-        for (j, &score) in scores.iter().enumerate() {
-            let p = score * inverse;
-            let value = &values[j * stride..j * stride + d];
-            for i in 0..d {
-                out[i] += p * value[i];
             }
         }
     }
@@ -240,36 +217,6 @@ pub(crate) fn attention_backward(
     });
 }
 
-/// Attention of single queries over their sequences' caches: `out (n, h d)` from the queries in `qkv (n, w)`. Row
-/// `i` sees the first `rows[i].position + 1` entries of its slot's cache, `(positions, 2 g d)`.
-pub(crate) fn attend_rows(
-    threads: &Threads,
-    out: &mut [f32],
-    qkv: &[f32],
-    rows: &[Row],
-    caches: &[&[f32]],
-    heads: Heads,
-) {
-    let (d, w, q_dim, stride) =
-        (heads.size, heads.width(), heads.query * heads.size, 2 * heads.kv * heads.size);
-    assert!(out.len() == rows.len() * q_dim && qkv.len() == rows.len() * w, "attention extents");
-    let out = Shared::new(out);
-    threads.for_each(rows.len(), |i| {
-        let seen = rows[i].position as usize + 1;
-        let cache = caches[rows[i].slot];
-        // SAFETY: each row belongs to one piece.
-        let out = unsafe { out.slice(i * q_dim, q_dim) };
-        SCRATCH.with_borrow_mut(|[scores, ..]| {
-            let scores = sized(scores, seen);
-            for (head, out) in out.chunks_exact_mut(d).enumerate() {
-                let column = head / heads.group() * d;
-                let q = &qkv[i * w + heads.q(head)..][..d];
-                attend_one(out, q, &cache[column..], &cache[heads.kv * d + column..], stride, scores);
-            }
-        });
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,17 +296,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn one_query_over_a_cache_equals_the_last_row() {
-        let heads = Heads { query: 1, kv: 1, size: 8 };
-        let (t, w) = (21, heads.width());
-        let qkv = random(t * w, "qkv");
-        let (mut out, mut lse) = (vec![0f32; t * 8], vec![0f32; t]);
-        attention_forward(&Threads::one(), &mut out, &mut lse, &qkv, std::slice::from_ref(&(0..t)), heads);
-        let mut last = vec![0f32; 8];
-        attend_one(&mut last, &qkv[(t - 1) * w..][..8], &qkv[8..], &qkv[16..], w, &mut vec![0f32; t]);
-        assert_close(&last, &out[(t - 1) * 8..], 1e-6, "attention of one query");
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod adamw;
 pub(crate) mod aligned;
 pub(crate) mod attention;
+pub(crate) mod decode;
 pub(crate) mod dropout;
 pub(crate) mod gemm;
 pub(crate) mod int8;
