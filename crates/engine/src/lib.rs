@@ -31,6 +31,7 @@
 //! | `kernels` | one file per operation: forward, backward, reference, test |
 //! | `forward`, `backward` | the transformer on one screen each |
 //! | [`engine`] | [`CpuEngine`]: steps, loss, scores |
+//! | [`probe`] | what this machine could do at best |
 //! | `generate` | decoding with a key-value cache |
 //!
 //! # Determinism
@@ -47,6 +48,11 @@ mod kernels;
 mod linear;
 pub mod lora;
 pub mod model;
+pub mod probe {
+    //! What this machine could do at best: ceilings to hold a measurement against.
+
+    pub use crate::kernels::probe::{fma_gflops, read_gb_per_s};
+}
 mod sampling;
 mod threads;
 pub mod weights;

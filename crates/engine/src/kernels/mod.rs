@@ -11,6 +11,7 @@ pub(crate) mod int8;
 pub mod isa;
 pub(crate) mod loss;
 pub(crate) mod packed;
+pub(crate) mod probe;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
 pub(crate) mod simd;
