@@ -20,7 +20,7 @@ struct Room {
 }
 
 /// `net` joins the table before it joins the workspace, so that the arrows are settled first.
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     Room {
         folder: "crates/core",
         may_use: Some(&[]),
@@ -79,6 +79,13 @@ const ROOMS: [Room; 9] = [
         no_dependencies: &["tokio", "sqlx", "rusqlite", "indicatif", "clap", "crossterm"],
         no_paths: &["std::net"],
         no_words: &["stdout", "stderr", "stdin", "IsTerminal", "tokio"],
+    },
+    Room {
+        folder: "bench",
+        may_use: Some(&["core", "data", "engine"]),
+        no_dependencies: &["tokio", "gemm", "rayon"],
+        no_paths: &["std::net"],
+        no_words: &["rounds", "Round", "tokio"],
     },
     Room { folder: "crates/cli", may_use: None, no_dependencies: &[], no_paths: &[], no_words: &[] },
     Room { folder: "xtask", may_use: None, no_dependencies: &[], no_paths: &[], no_words: &[] },

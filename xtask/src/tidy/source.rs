@@ -11,7 +11,7 @@ const TOO_LONG: usize = 800;
 /// The only place where `unsafe` may live.
 const KERNELS: &str = "crates/engine/src/kernels";
 /// Crates that may print: those that speak to people.
-const SPEAKERS: [&str; 2] = ["crates/cli", "xtask"];
+const SPEAKERS: [&str; 3] = ["crates/cli", "bench", "xtask"];
 /// Macros that print, without the `!`.
 const PRINTERS: [&str; 5] = ["println", "eprintln", "print", "eprint", "dbg"];
 
