@@ -95,12 +95,7 @@ impl<'a> Decoder<'a> {
 
     /// Runs the taken tokens of `sequences`, all of which come after `shared`, through the model. With `head`,
     /// returns logits `(n, v)` after the last token of the n sequences with nothing pending any more.
-    pub fn advance(
-        &mut self,
-        shared: &Segment,
-        sequences: &mut [&mut Sequence],
-        head: bool,
-    ) -> &mut [f32] {
+    pub fn advance(&mut self, shared: &Segment, sequences: &mut [&mut Sequence], head: bool) -> &mut [f32] {
         let Self { pass, rope, adapter, shape, free, buffers } = self;
         let (model, threads, config) = (pass.model, pass.threads, pass.model.config());
         let (c, f, w) = (config.hidden_size, config.intermediate_size, config.qkv_dim());

@@ -12,7 +12,7 @@ use super::Shared;
 use super::aligned::Aligned;
 use super::isa::Isa;
 use super::packed::Packed;
-use super::tile::{COLUMNS, LANES, ROWS, Tile};
+use super::tile::{COLUMNS, LANES, Narrow, ROWS, Tile};
 use crate::threads::Threads;
 
 /// A read-only matrix with strides.
@@ -130,6 +130,14 @@ impl Right<'_> {
         }
     }
 
+    /// Rows `depth` of `panel`, where they are stored in 16 bits.
+    fn narrow(&self, panel: usize, depth: Range<usize>) -> Option<Narrow<'_>> {
+        match self {
+            Right::Packed(packed) => packed.narrow(panel, depth),
+            Right::Dense(_) => None,
+        }
+    }
+
     /// Rows `depth` of `panel`, times `factor`; copied into `scratch` unless they can be used where they lie.
     fn rows(&self, isa: Isa, panel: usize, depth: Range<usize>, factor: f32, scratch: &mut [f32]) -> Rows {
         let from = panel * COLUMNS;
@@ -184,6 +192,8 @@ pub(crate) const DEPTH: usize = 576;
 const PIECE_WORK: usize = 1 << 20;
 /// Values of the right operand that are: with few rows, reading it is what takes the time.
 const PIECE_READ: usize = 1 << 17;
+/// Rows that are worth a block of their own.
+const BLOCK_ROWS: usize = 64;
 /// Most pieces of one product.
 const MOST_PIECES: usize = 64;
 
@@ -206,7 +216,8 @@ impl Cut {
         let pieces = (m * n * k / PIECE_WORK).max(n * k / PIECE_READ).clamp(1, MOST_PIECES);
         let panels_each = panels.div_ceil(pieces.min(panels));
         let groups = panels.div_ceil(panels_each);
-        let wanted = pieces.div_ceil(groups);
+        // Each block of rows reads the right operand anew.
+        let wanted = (pieces / groups).clamp(1, m.div_ceil(BLOCK_ROWS));
         let rows_each = m.div_ceil(wanted).next_multiple_of(ROWS);
         Self { panels_each, groups, rows_each, blocks: m.div_ceil(rows_each) }
     }
@@ -262,8 +273,15 @@ pub(crate) fn gemm<'b>(
             for panel in panels {
                 for depth in chunks(k) {
                     let first = depth.start == 0;
-                    let right = b.rows(isa, panel, depth.clone(), factor, scratch);
                     let columns = COLUMNS.min(n - panel * COLUMNS);
+                    let narrow = b
+                        .narrow(panel, depth.clone())
+                        .filter(|_| columns == COLUMNS && Narrow::is_direct(isa, rows.len()));
+                    let mut right = match narrow {
+                        // `start` follows the first tile.
+                        Some(_) => Rows { start: scratch.as_ptr(), stride: COLUMNS, columns },
+                        None => b.rows(isa, panel, depth.clone(), factor, scratch),
+                    };
                     for row in rows.clone().step_by(ROWS) {
                         let here = ROWS.min(rows.end - row);
                         let target = shared.pointer(row * stride + panel * COLUMNS);
@@ -283,7 +301,12 @@ pub(crate) fn gemm<'b>(
                         // SAFETY: `Mat` and `MatMut` checked that their extents stay inside their slices, `rows` gave
                         // whole rows of the panel, pieces cover disjoint tiles of `out`, and the set is the chosen one.
                         unsafe {
-                            if right.columns == columns {
+                            if let Some(narrow) = narrow.filter(|_| row == rows.start) {
+                                // The first tile leaves the widened rows to those after it.
+                                let kept = if here == rows.len() { 0 } else { depth.len() * COLUMNS };
+                                tile.run_narrow(isa, narrow, &mut scratch[..kept]);
+                                right.start = scratch.as_ptr();
+                            } else if right.columns == columns {
                                 tile.run(isa);
                             } else {
                                 cut_off(&tile, columns, edge, isa);

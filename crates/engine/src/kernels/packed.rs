@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::aligned::Aligned;
 use super::isa::Isa;
-use super::tile::{COLUMNS, widen};
+use super::tile::{COLUMNS, Narrow, widen};
 use super::{Shared, gemm};
 use crate::threads::Threads;
 
@@ -133,6 +133,17 @@ impl Packed {
     /// `(depth, columns)`
     pub fn extents(&self) -> (usize, usize) {
         (self.depth, self.columns)
+    }
+
+    /// Rows `depth` of `panel` as they are stored, where that is in 16 bits.
+    pub fn narrow(&self, panel: usize, depth: Range<usize>) -> Option<Narrow<'_>> {
+        let start = (panel * self.depth + depth.start) * COLUMNS;
+        match &self.values {
+            Values::F32(_) => None,
+            Values::Bits { bits, half } => {
+                Some(Narrow { bits: &bits[start..start + depth.len() * COLUMNS], half: *half })
+            }
+        }
     }
 
     /// Rows `depth` of `panel` as f32, 48 values each; `scratch` holds them unless they are f32 already.

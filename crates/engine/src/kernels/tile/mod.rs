@@ -69,6 +69,49 @@ impl Tile {
     }
 }
 
+/// Rows of a whole panel in 16 bits: `(depth, 48)`, dense.
+#[derive(Clone, Copy)]
+pub(crate) struct Narrow<'a> {
+    pub bits: &'a [u16],
+    /// f16; otherwise bf16
+    pub half: bool,
+}
+
+impl Narrow<'_> {
+    /// Whether [`Tile::run_narrow`] beats widening a panel first, for products of `rows` rows in all. AVX-512 widens
+    /// on the way through its first tile, so that reading memory and multiplying overlap; AVX2 goes over its operand
+    /// once for each four rows, and has no such tile elsewhere.
+    pub fn is_direct(isa: Isa, rows: usize) -> bool {
+        match isa {
+            Isa::Avx512 | Isa::Avx512Vnni => true,
+            Isa::Avx2 => rows <= 4,
+            Isa::Neon | Isa::Portable => false,
+        }
+    }
+}
+
+impl Tile {
+    /// Computes the tile with `right` as its right operand, in place of `b`. Where `keep` is not empty, leaves the
+    /// widened rows there. Bits are those of widening first.
+    ///
+    /// # Safety
+    /// As for [`Tile::run`], except that `b` is not read; [`Narrow::is_direct`] holds for `isa` and these rows.
+    pub unsafe fn run_narrow(&self, isa: Isa, right: Narrow, keep: &mut [f32]) {
+        assert!(self.columns == COLUMNS && right.bits.len() == self.depth * COLUMNS, "a whole panel");
+        assert!(keep.is_empty() || keep.len() == self.depth * COLUMNS, "room for a widened panel");
+        // SAFETY: passed on from the caller; the extents of `right` and `keep` are asserted.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Avx512Vnni => x86::avx512_narrow(self, right, keep),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 if keep.is_empty() => x86::avx2_narrow(self, right),
+                _ => unreachable!("not direct"),
+            }
+        }
+    }
+}
+
 /// Widens 16-bit panel values to f32; `half` says f16, otherwise they are bf16. Exact in both cases.
 ///
 /// # Safety
@@ -107,7 +150,9 @@ mod tests {
                             for i in 0..rows {
                                 for j in 0..columns {
                                     let product: f64 = (0..depth)
-                                        .map(|l| f64::from(a[i * a_row + l * a_col]) * f64::from(b[l * 50 + j]))
+                                        .map(|l| {
+                                            f64::from(a[i * a_row + l * a_col]) * f64::from(b[l * 50 + j])
+                                        })
                                         .sum();
                                     let before = if accumulate { f64::from(c[i * 53 + j]) } else { 0.0 };
                                     expected[i * 53 + j] = (before + product) as f32;
@@ -160,6 +205,56 @@ mod tests {
         };
         let fused: Vec<Vec<f32>> = Isa::available().filter(|isa| *isa != Isa::Portable).map(run).collect();
         assert!(fused.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn narrow_panels_give_the_bits_of_widened_ones() {
+        let depth = 37;
+        let a = random(ROWS * depth, "a");
+        for half in [false, true] {
+            let bits: Vec<u16> =
+                random(depth * COLUMNS, "b")
+                    .iter()
+                    .map(|&v| {
+                        if half {
+                            half::f16::from_f32(v).to_bits()
+                        } else {
+                            half::bf16::from_f32(v).to_bits()
+                        }
+                    })
+                    .collect();
+            for isa in Isa::available() {
+                let mut wide = vec![0f32; bits.len()];
+                // SAFETY: `available` lists what the processor has.
+                unsafe { widen(isa, &bits, &mut wide, half) };
+                for rows in (1..=ROWS).filter(|&rows| Narrow::is_direct(isa, rows)) {
+                    for accumulate in [false, true] {
+                        let (mut expected, mut found) = (random(rows * 50, "c"), random(rows * 50, "c"));
+                        let mut tile = Tile {
+                            a: a.as_ptr(),
+                            a_row: depth,
+                            a_col: 1,
+                            b: wide.as_ptr(),
+                            b_row: COLUMNS,
+                            c: expected.as_mut_ptr(),
+                            c_row: 50,
+                            rows,
+                            columns: COLUMNS,
+                            depth,
+                            accumulate,
+                        };
+                        let mut keep = vec![0f32; if rows == ROWS { bits.len() } else { 0 }];
+                        // SAFETY: the extents are those of the vectors above.
+                        unsafe { tile.run(isa) };
+                        tile.c = found.as_mut_ptr();
+                        // SAFETY: as above.
+                        unsafe { tile.run_narrow(isa, Narrow { bits: &bits, half }, &mut keep) };
+                        assert_eq!(found, expected, "{} rows {rows}", isa.name());
+                        assert!(keep.is_empty() || keep == wide, "{}", isa.name());
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::Tile;
+use super::{COLUMNS, Narrow, Tile};
+
+/// How far ahead of a narrow panel's row memory is asked for, in values.
+const AHEAD: usize = 1024;
 
 /// See [`Tile::run`].
 ///
@@ -63,6 +66,161 @@ unsafe fn avx512_tile<const R: usize, const L: usize>(tile: &Tile) {
         for i in 0..R {
             for j in 0..L {
                 _mm512_storeu_ps(c.add(i * c_row + 16 * j), sums[i][j]);
+            }
+        }
+    }
+}
+
+/// See [`Tile::run_narrow`].
+///
+/// # Safety
+/// As there, on a processor with AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn avx512_narrow(tile: &Tile, right: Narrow, keep: &mut [f32]) {
+    macro_rules! by_rows {
+        ($half:literal) => {
+            match (tile.rows, keep.is_empty()) {
+                (1, true) => avx512_narrow_tile::<1, $half, false>(tile, right, keep),
+                (2, true) => avx512_narrow_tile::<2, $half, false>(tile, right, keep),
+                (3, true) => avx512_narrow_tile::<3, $half, false>(tile, right, keep),
+                (4, true) => avx512_narrow_tile::<4, $half, false>(tile, right, keep),
+                (5, true) => avx512_narrow_tile::<5, $half, false>(tile, right, keep),
+                (6, true) => avx512_narrow_tile::<6, $half, false>(tile, right, keep),
+                (7, true) => avx512_narrow_tile::<7, $half, false>(tile, right, keep),
+                (8, true) => avx512_narrow_tile::<8, $half, false>(tile, right, keep),
+                (8, false) => avx512_narrow_tile::<8, $half, true>(tile, right, keep),
+                _ => unreachable!("what is kept serves more than one tile, so this one is whole"),
+            }
+        };
+    }
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if right.half {
+            by_rows!(true);
+        } else {
+            by_rows!(false);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[allow(clippy::needless_range_loop)]
+unsafe fn avx512_narrow_tile<const R: usize, const HALF: bool, const KEEP: bool>(
+    tile: &Tile,
+    right: Narrow,
+    keep: &mut [f32],
+) {
+    let Tile { a, a_row, a_col, c, c_row, depth, .. } = *tile;
+    let (bits, keep) = (right.bits.as_ptr(), keep.as_mut_ptr());
+    // SAFETY: R rows and 48 columns are the tile's extents, whose elements the caller vouches for; `run_narrow` checked
+    // that `bits`, and `keep` if it is written, hold `depth` rows of 48. A prefetch may name any address.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 3]; R];
+        if tile.accumulate {
+            for i in 0..R {
+                for j in 0..3 {
+                    sums[i][j] = _mm512_loadu_ps(c.add(i * c_row + 16 * j));
+                }
+            }
+        }
+        for l in 0..depth {
+            let at = bits.add(l * COLUMNS);
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 32).cast());
+            let mut row = [_mm512_setzero_ps(); 3];
+            for j in 0..3 {
+                let narrow = _mm256_loadu_si256(at.add(16 * j).cast());
+                row[j] = if HALF {
+                    _mm512_cvtph_ps(narrow)
+                } else {
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+                };
+                if KEEP {
+                    _mm512_storeu_ps(keep.add(l * COLUMNS + 16 * j), row[j]);
+                }
+            }
+            for i in 0..R {
+                let left = _mm512_set1_ps(*a.add(i * a_row + l * a_col));
+                for j in 0..3 {
+                    sums[i][j] = _mm512_fmadd_ps(left, row[j], sums[i][j]);
+                }
+            }
+        }
+        for i in 0..R {
+            for j in 0..3 {
+                _mm512_storeu_ps(c.add(i * c_row + 16 * j), sums[i][j]);
+            }
+        }
+    }
+}
+
+/// See [`Tile::run_narrow`].
+///
+/// # Safety
+/// As there, for up to four rows, on a processor with AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn avx2_narrow(tile: &Tile, right: Narrow) {
+    macro_rules! by_rows {
+        ($half:literal, $column:expr) => {
+            match tile.rows {
+                1 => avx2_narrow_tile::<1, $half>(tile, right, $column),
+                2 => avx2_narrow_tile::<2, $half>(tile, right, $column),
+                3 => avx2_narrow_tile::<3, $half>(tile, right, $column),
+                4 => avx2_narrow_tile::<4, $half>(tile, right, $column),
+                _ => unreachable!("not direct"),
+            }
+        };
+    }
+    for column in [0, 24] {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if right.half {
+                by_rows!(true, column);
+            } else {
+                by_rows!(false, column);
+            }
+        }
+    }
+}
+
+/// Columns `column..column + 24` of a tile.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[allow(clippy::needless_range_loop)]
+unsafe fn avx2_narrow_tile<const R: usize, const HALF: bool>(tile: &Tile, right: Narrow, column: usize) {
+    let Tile { a, a_row, a_col, c, c_row, depth, .. } = *tile;
+    let bits = right.bits.as_ptr();
+    // SAFETY: as for AVX-512, with 24 columns from `column`.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 3]; R];
+        if tile.accumulate {
+            for i in 0..R {
+                for j in 0..3 {
+                    sums[i][j] = _mm256_loadu_ps(c.add(i * c_row + column + 8 * j));
+                }
+            }
+        }
+        for l in 0..depth {
+            let at = bits.add(l * COLUMNS);
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            let mut row = [_mm256_setzero_ps(); 3];
+            for j in 0..3 {
+                let narrow = _mm_loadu_si128(at.add(column + 8 * j).cast());
+                row[j] = if HALF {
+                    _mm256_cvtph_ps(narrow)
+                } else {
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
+                };
+            }
+            for i in 0..R {
+                let left = _mm256_set1_ps(*a.add(i * a_row + l * a_col));
+                for j in 0..3 {
+                    sums[i][j] = _mm256_fmadd_ps(left, row[j], sums[i][j]);
+                }
+            }
+        }
+        for i in 0..R {
+            for j in 0..3 {
+                _mm256_storeu_ps(c.add(i * c_row + column + 8 * j), sums[i][j]);
             }
         }
     }
