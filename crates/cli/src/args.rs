@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::options::{
-    DataOptions, EvalOptions, FederationOptions, LoraOptions, ModelOption, RunOptions, TrainOptions,
+    DataOptions, EvalOptions, FederationOptions, LoraOptions, ModelOption, PrecisionName, RunOptions,
+    TrainOptions,
 };
 
 const TOP_EXAMPLES: &str = "\
@@ -17,6 +18,8 @@ Start here:
 Configuration, each stronger than the one before it:
   preset (--preset), file (--config FILE.toml), environment (CONSILIUM_SEED, CONSILIUM_TRAIN__LEARNING_RATE ...),
   flags, --set section.key=value
+
+CONSILIUM_ISA=portable|neon|avx2|avx512|avx512-vnni forces the kernels' instruction set; by default the best is taken.
 
 Exit codes:
   0    done
@@ -213,6 +216,15 @@ pub struct ModelChoice {
     pub threads: usize,
 }
 
+/// In what numbers that model computes.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct PrecisionChoice {
+    /// Numbers of the frozen base: f32 is exact; int8 is faster and smaller, with a small error
+    #[arg(long, value_enum, default_value = "f32", env = "CONSILIUM_MODEL__PRECISION")]
+    pub precision: PrecisionName,
+}
+
 /// `score`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -234,6 +246,8 @@ pub struct ScoreArgs {
     pub adapter: Option<PathBuf>,
     #[command(flatten)]
     pub choice: ModelChoice,
+    #[command(flatten)]
+    pub numbers: PrecisionChoice,
 }
 
 /// `ask`
@@ -263,6 +277,8 @@ pub struct AskArgs {
     pub template: Option<PathBuf>,
     #[command(flatten)]
     pub choice: ModelChoice,
+    #[command(flatten)]
+    pub numbers: PrecisionChoice,
     #[command(flatten)]
     pub decoding: DecodingOptions,
 }

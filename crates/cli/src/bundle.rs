@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use consilium_core::Precision;
 use consilium_data::TextTokenizer;
 use consilium_engine::Model;
 use consilium_experiment::Config;
@@ -50,9 +51,10 @@ pub fn model_config() -> &'static str {
 ///
 /// # Errors
 /// When the files that were compiled in do not belong together.
-pub fn base() -> Result<Base> {
+pub fn base(precision: Precision) -> Result<Base> {
     let weights = MODEL_FILES[1].1.to_vec();
-    let model = Model::from_parts(ID, model_config(), vec![weights]).context("the bundled model")?;
+    let model =
+        Model::from_parts(ID, model_config(), vec![weights], precision).context("the bundled model")?;
     let eos = inputs::end_of_text(model.config(), ID)?;
     let tokenizer = TextTokenizer::from_bytes(TOKENIZER, eos).context("the bundled tokenizer")?;
     Ok(Base { model: Arc::new(model), tokenizer, dir: None })
@@ -60,7 +62,7 @@ pub fn base() -> Result<Base> {
 
 /// The bundled tokenizer alone.
 pub fn tokenizer() -> Result<TextTokenizer> {
-    Ok(base()?.tokenizer)
+    Ok(base(Precision::F32)?.tokenizer)
 }
 
 /// Writes the bundled model into `dir`, for what needs a directory.

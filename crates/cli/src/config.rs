@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use consilium_engine::Isa;
 use consilium_experiment::{Config, ConfigError};
 use toml::{Table, Value};
 
@@ -13,8 +14,8 @@ use crate::failure::Failure;
 use crate::options::{PresetName, RunOptions};
 
 /// Environment variables with our prefix that are not keys of the configuration.
-const OTHER_VARIABLES: [&str; 4] =
-    ["CONSILIUM_PRESET", "CONSILIUM_CONFIG", "CONSILIUM_OUT", "CONSILIUM_REFERENCE_DIR"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["CONSILIUM_PRESET", "CONSILIUM_CONFIG", "CONSILIUM_OUT", "CONSILIUM_ISA", "CONSILIUM_REFERENCE_DIR"];
 const PREFIX: &str = "CONSILIUM_";
 
 /// Keys of which a layer may set one: the other, from a weaker layer, steps back.
@@ -180,6 +181,19 @@ pub fn resolve_over(base: Layer, run: &RunOptions, flags: &Layer) -> Result<Conf
     let config = lower(&whole)?;
     config.validate()?;
     Ok(config)
+}
+
+/// Makes the kernels run with the instruction set that `CONSILIUM_ISA` names, if it does.
+///
+/// # Errors
+/// A name that is unknown or that this processor does not run.
+pub fn force_isa() -> Result<()> {
+    match std::env::var("CONSILIUM_ISA") {
+        Ok(name) => {
+            Isa::force(&name).map(drop).map_err(|why| Failure::usage(format!("CONSILIUM_ISA: {why}")).into())
+        }
+        Err(_) => Ok(()),
+    }
 }
 
 /// A preset as the weakest layer; `default` where none is named.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use consilium_core::{Adapter, LoraConfig, peft};
+use consilium_core::{Adapter, LoraConfig, Precision, peft};
 use consilium_data::hub::Kind;
 use consilium_data::{DataError, Hub, Template, TextTokenizer};
 use consilium_engine::{LlamaConfig, Model};
@@ -29,12 +29,12 @@ pub struct Base {
 ///
 /// # Errors
 /// When files are missing or broken, or the tokenizer does not belong to the model.
-pub fn base(id: &str, path: Option<&Path>) -> Result<Base> {
+pub fn base(id: &str, path: Option<&Path>, precision: Precision) -> Result<Base> {
     if path.is_none() && bundle::is_bundled(id) {
-        return bundle::base();
+        return bundle::base(precision);
     }
     let dir = model_dir(id, path)?;
-    let model = Model::load(&dir)
+    let model = Model::load_as(&dir, precision)
         .map_err(|error| Failure::failed(format!("model {id}: {error}")).hint(MODEL_HINT))?
         .with_id(id);
     let tokenizer = TextTokenizer::from_dir(&dir, end_of_text(model.config(), id)?)
@@ -92,12 +92,16 @@ pub fn saved_adapter(dir: &Path) -> Result<SavedAdapter> {
 ///
 /// # Errors
 /// When neither is there.
-pub fn chosen_base(named: Option<&str>, adapter: Option<&SavedAdapter>) -> Result<Base> {
+pub fn chosen_base(
+    named: Option<&str>,
+    adapter: Option<&SavedAdapter>,
+    precision: Precision,
+) -> Result<Base> {
     let id = named.or(adapter.and_then(|adapter| adapter.base.as_deref())).ok_or_else(|| {
         Failure::usage("no base model is named")
             .hint("say --model DIR|ID, or --model demo for the bundled one")
     })?;
-    base(id, None)
+    base(id, None, precision)
 }
 
 /// Everything that a run of `config` works on.
@@ -105,7 +109,8 @@ pub fn chosen_base(named: Option<&str>, adapter: Option<&SavedAdapter>) -> Resul
 /// # Errors
 /// As [`base`] and [`template`].
 pub fn gather(config: &Config, rows: Rows) -> Result<Inputs> {
-    let Base { model, tokenizer, .. } = base(&config.model.id, config.model.path.as_deref())?;
+    let Base { model, tokenizer, .. } =
+        base(&config.model.id, config.model.path.as_deref(), config.model.precision)?;
     let template = template(&config.data)?;
     Ok(Inputs { model, tokenizer, template, shards: rows.sites, data: rows.summary })
 }

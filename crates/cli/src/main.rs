@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // clap itself ends with 2 for wrong usage and 0 for help.
     let Cli { command, voice } = Cli::parse();
-    match run(command, voice) {
+    match config::force_isa().and_then(|()| run(command, voice)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", failure::explain(&error));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use consilium_core::Precision;
 use toml::Value;
 
 use crate::config::Layer;
@@ -51,6 +52,28 @@ pub struct ModelOption {
     /// Base model: a directory, a Hugging Face id, or `demo` for the bundled one
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,
+    /// Numbers of the frozen base: f32 is exact; int8 is faster and smaller, with a small error (docs/performance.md)
+    #[arg(long, value_enum)]
+    pub precision: Option<PrecisionName>,
+}
+
+/// `--precision`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionName {
+    /// As the model's files have it
+    #[default]
+    F32,
+    /// 8-bit weights, and 8-bit activations inside products
+    Int8,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::Int8 => Precision::Int8,
+        }
+    }
 }
 
 /// `[data]`
@@ -227,9 +250,11 @@ impl RunOptions {
 }
 
 impl ModelOption {
-    /// `model.id`; a path of an older layer no longer belongs to it.
+    /// `model.id` and `model.precision`; a path of an older layer no longer belongs to it.
     pub fn lower(&self, layer: &mut Layer) {
         layer.text("model.id", self.model.as_deref());
+        let precision = self.precision.map(|name| if name == PrecisionName::Int8 { "int8" } else { "f32" });
+        layer.text("model.precision", precision);
     }
 }
 

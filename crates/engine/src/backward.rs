@@ -6,6 +6,7 @@ use consilium_core::lora::Target;
 use crate::forward::{Kept, Pass, Workspace, fit};
 use crate::kernels::attention::attention_backward;
 use crate::kernels::gemm::{Mat, MatMut, gemm};
+use crate::kernels::int8::Terms;
 use crate::kernels::rmsnorm::{rmsnorm_backward, rmsnorm_forward};
 use crate::kernels::rope::{RopeTable, rope_backward};
 use crate::kernels::swiglu::{swiglu_backward, swiglu_forward};
@@ -25,18 +26,21 @@ pub(crate) struct Gradients {
     pub activated: Vec<f32>,
     /// Of `x A^T`, `(t, r)`
     pub low: Vec<f32>,
+    /// What each sequence gives to the keys and values of a shared prefix
+    pub prefix: Vec<f32>,
     /// The flat adapter's, summed over micro-batches
     pub params: Vec<f32>,
 }
 
 /// Carries the gradient of the stream after the last block, `work.grads.x (t, c)`, back through all blocks and adds
 /// the adapter's gradient to `work.grads.params`. Uses up what the forward kept.
-pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Workspace) {
+pub(crate) fn backward(pass: &Pass, rope: &RopeTable, work: &mut Workspace) {
     let config = pass.model.config();
     let (c, f, w, q_dim) = (config.hidden_size, config.intermediate_size, config.qkv_dim(), config.q_dim());
     let (heads, eps, threads) = (pass.heads(), config.rms_norm_eps, pass.threads);
     let carries = |targets: &[Target]| targets.iter().any(|target| pass.lora.targets.contains(target));
-    let Workspace { kept, normed, activated, dropped, positions, sequences, grads, .. } = work;
+    let Workspace { kept, normed, activated, dropped, plan, grads, .. } = work;
+    let t = plan.tokens();
     for (layer, block) in pass.model.blocks.iter().enumerate().rev() {
         let Kept { x, qkv, attended, lse, middle, gate_up, low } = &mut kept[layer];
         let (x, qkv, attended) = (&x[..t * c], &qkv[..t * w], &attended[..t * q_dim]);
@@ -45,7 +49,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
         let d_normed = fit(&mut grads.normed, t * c);
 
         let d_activated = fit(&mut grads.activated, t * f);
-        block.down.backward(threads, d_activated, dx);
+        block.down.backward(threads, d_activated, dx, Terms::One);
         if carries(&[Target::Down]) {
             let activated = fit(activated, t * f);
             swiglu_forward(threads, activated, gate_up, f);
@@ -62,7 +66,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
             );
         }
         swiglu_backward(threads, d_activated, gate_up, f);
-        block.gate_up.backward(threads, d_normed, gate_up);
+        block.gate_up.backward(threads, d_normed, gate_up, Terms::One);
         if carries(&[Target::Gate, Target::Up]) {
             let normed = fit(normed, t * c);
             rmsnorm_forward(threads, normed, middle, &block.mlp_norm, eps);
@@ -84,7 +88,7 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
         rmsnorm_backward(threads, dx, d_normed, middle, &block.mlp_norm, eps);
 
         let d_attended = fit(&mut grads.attended, t * q_dim);
-        block.o.backward(threads, d_attended, dx);
+        block.o.backward(threads, d_attended, dx, Terms::One);
         let through = Through { dy: Mat::new(dx, t, c), x: attended, low: &low[Target::O as usize] };
         lora_backward(
             pass,
@@ -97,12 +101,13 @@ pub(crate) fn backward(pass: &Pass, t: usize, rope: &RopeTable, work: &mut Works
             dropped,
         );
         let d_qkv = fit(&mut grads.qkv, t * w);
-        attention_backward(threads, d_qkv, d_attended, qkv, &lse[..heads.query * t], sequences, heads);
-        rope_backward(threads, d_qkv, w, heads.query + heads.kv, positions, rope);
+        let (lse, slots) = (&lse[..heads.query * t], &mut grads.prefix);
+        attention_backward(threads, d_qkv, d_attended, qkv, lse, &plan.sequences, heads, slots);
+        rope_backward(threads, d_qkv, w, heads.query + heads.kv, &plan.positions, rope);
         // Below the first block nothing is trained, so its input needs no gradient.
         let first = layer == 0;
         if !first {
-            block.qkv.backward(threads, d_normed, d_qkv);
+            block.qkv.backward(threads, d_normed, d_qkv, Terms::One);
         }
         if carries(&[Target::Q, Target::K, Target::V]) {
             let normed = fit(normed, t * c);

@@ -118,7 +118,7 @@ impl CpuEngine {
         Ok(())
     }
 
-    /// Forward, and with `total_weight` also the backward of `sum(w l) / total_weight`. Log-probabilities of the
+    /// Forward over the distinct tokens of `batch`, and with `total_weight` also the backward of `sum(w l) / total_weight`. Log-probabilities of the
     /// rows with weight are left in `self.head`. Returns the sum of `w l`.
     fn run(&mut self, batch: &Batch, dropout: Option<DropoutKey>, total_weight: Option<f64>) -> f64 {
         let longest = batch.ranges().map(|r| r.len()).max().unwrap_or(0);
@@ -126,10 +126,11 @@ impl CpuEngine {
         let Self { model, lora, layout, threads, params, rope, work, head, .. } = self;
         let pass = Pass { model, layout, lora, params, dropout, threads };
         threads.install(|| {
-            forward(&pass, batch, rope, work, total_weight.is_some());
-            let sum = loss(&pass, batch, work, head, total_weight);
+            work.plan.lay(batch);
+            forward(&pass, rope, work, total_weight.is_some());
+            let sum = loss(&pass, work, head, total_weight);
             if total_weight.is_some() {
-                backward(&pass, batch.tokens(), rope, work);
+                backward(&pass, rope, work);
             }
             sum
         })
@@ -138,21 +139,15 @@ impl CpuEngine {
 
 /// The head and the loss over the rows with weight; with `total_weight`, also the gradient of the stream after the
 /// last block. Returns the sum of weight times loss.
-fn loss(
-    pass: &Pass,
-    batch: &Batch,
-    work: &mut Workspace,
-    head: &mut HeadWork,
-    total_weight: Option<f64>,
-) -> f64 {
+fn loss(pass: &Pass, work: &mut Workspace, head: &mut HeadWork, total_weight: Option<f64>) -> f64 {
     let (c, threads) = (pass.model.config().hidden_size, pass.threads);
     let (norm, eps) = (&pass.model.norm, pass.model.config().rms_norm_eps);
-    let t = batch.tokens();
+    let (t, plan) = (work.plan.tokens(), &work.plan);
     let HeadWork { rows, targets, hidden, d_hidden, factors, log_probabilities, logits } = head;
     rows.clear();
-    rows.extend((0..t).filter(|&i| batch.weights[i] > 0.0));
+    rows.extend((0..t).filter(|&i| plan.weights[i] > 0.0));
     targets.clear();
-    targets.extend(rows.iter().map(|&i| batch.targets[i]));
+    targets.extend(rows.iter().map(|&i| plan.targets[i]));
     let n = rows.len();
 
     let normed = fit(&mut work.normed, t * c);
@@ -167,7 +162,7 @@ fn loss(
         None => head_loss(threads, log_probabilities, &looked_at, &pass.model.head, None, logits),
         Some(total) => {
             factors.clear();
-            factors.extend(rows.iter().map(|&i| (f64::from(batch.weights[i]) / total) as f32));
+            factors.extend(rows.iter().map(|&i| (plan.weights[i] / total) as f32));
             let d_hidden = fit(d_hidden, n * c);
             let gradient = Some((&factors[..], &mut *d_hidden));
             head_loss(threads, log_probabilities, &looked_at, &pass.model.head, gradient, logits);
@@ -181,7 +176,7 @@ fn loss(
             rmsnorm_backward(threads, dx, d_normed, &work.x[..t * c], norm, eps);
         }
     }
-    rows.iter().zip(&*log_probabilities).map(|(&i, &p)| -f64::from(batch.weights[i]) * f64::from(p)).sum()
+    rows.iter().zip(&*log_probabilities).map(|(&i, &p)| -plan.weights[i] * f64::from(p)).sum()
 }
 
 impl Engine for CpuEngine {
@@ -276,11 +271,13 @@ impl Engine for CpuEngine {
     fn score(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
         self.check(batch)?;
         self.run(batch, None, None);
-        let mut scores = vec![0.0; batch.tokens()];
+        let plan = &self.work.plan;
+        let mut of_token = vec![0.0; plan.tokens()];
         for (&row, &p) in self.head.rows.iter().zip(&self.head.log_probabilities) {
-            scores[row] = p;
+            of_token[row] = p;
         }
-        Ok(scores)
+        let weighted = plan.places().zip(&batch.weights);
+        Ok(weighted.map(|(place, &weight)| if weight > 0.0 { of_token[place] } else { 0.0 }).collect())
     }
 
     fn generate(

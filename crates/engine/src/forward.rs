@@ -3,21 +3,19 @@
 //! Kept per block: its input, queries/keys/values after rotation, the attention's output and log-sum-exp, the
 //! stream between attention and MLP, gate and up, and each adapter's `A x`. Norms and SwiGLU are cheap to redo.
 
-use std::ops::Range;
-
-use consilium_core::batch::Batch;
 use consilium_core::lora::{LoraConfig, Target};
 
 use crate::kernels::attention::{Heads, attention_forward};
 use crate::kernels::dropout::DropoutKey;
 use crate::kernels::gemm::{Mat, MatMut, add_bias, gemm};
 use crate::kernels::packed::Frozen;
-use crate::linear::Linear;
 use crate::kernels::rmsnorm::rmsnorm_forward;
 use crate::kernels::rope::{RopeTable, rope_forward};
 use crate::kernels::swiglu::swiglu_forward;
+use crate::linear::Linear;
 use crate::lora::LoraLayout;
 use crate::model::Model;
+use crate::plan::Plan;
 use crate::threads::Threads;
 
 /// What every operation of a pass looks at and none changes.
@@ -74,8 +72,8 @@ pub(crate) struct Workspace {
     pub activated: Vec<f32>,
     /// A dropped-out input, or its gradient
     pub dropped: Vec<f32>,
-    pub positions: Vec<u32>,
-    pub sequences: Vec<Range<usize>>,
+    /// What the pass runs through
+    pub plan: Plan,
     pub grads: crate::backward::Gradients,
 }
 
@@ -93,21 +91,15 @@ fn copy(buffer: &mut Vec<f32>, from: &[f32]) {
     buffer.extend_from_slice(from);
 }
 
-/// Runs `batch` through all blocks; the stream after the last one is left in `work.x`. With `keep`, everything that
+/// Runs the tokens of `work.plan` through all blocks; the stream after the last one is left in `work.x`. With `keep`, everything that
 /// the backward needs stays in `work.kept`; without it, one block's buffers serve all.
-pub(crate) fn forward(pass: &Pass, batch: &Batch, rope: &RopeTable, work: &mut Workspace, keep: bool) {
+pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep: bool) {
     let config = pass.model.config();
-    let (t, c, f, w) = (batch.tokens(), config.hidden_size, config.intermediate_size, config.qkv_dim());
+    let (t, c, f, w) = (work.plan.tokens(), config.hidden_size, config.intermediate_size, config.qkv_dim());
     let (heads, q_dim, eps, threads) = (pass.heads(), config.q_dim(), config.rms_norm_eps, pass.threads);
-    work.positions.clear();
-    work.sequences.clear();
-    for range in batch.ranges() {
-        work.positions.extend(0..range.len() as u32);
-        work.sequences.push(range);
-    }
     work.kept.resize_with(if keep { config.layers } else { 1 }, Kept::default);
 
-    embed_forward(fit(&mut work.x, t * c), &batch.ids, &pass.model.embedding, c);
+    embed_forward(fit(&mut work.x, t * c), &work.plan.ids, &pass.model.embedding, c);
     for (layer, block) in pass.model.blocks.iter().enumerate() {
         let kept = &mut work.kept[if keep { layer } else { 0 }];
         let (x, dropped) = (&mut work.x[..t * c], &mut work.dropped);
@@ -122,14 +114,14 @@ pub(crate) fn forward(pass: &Pass, batch: &Batch, rope: &RopeTable, work: &mut W
             let out = (&mut qkv[pass.model.rows_of(target).start..], w);
             lora_forward(pass, layer, target, out, normed, t, &mut kept.low[target as usize], dropped);
         }
-        rope_forward(threads, qkv, w, heads.query + heads.kv, &work.positions, rope);
+        rope_forward(threads, qkv, w, heads.query + heads.kv, &work.plan.positions, rope);
         let attended = fit(&mut kept.attended, t * q_dim);
         attention_forward(
             threads,
             attended,
             fit(&mut kept.lse, heads.query * t),
             qkv,
-            &work.sequences,
+            &work.plan.sequences,
             heads,
         );
         linear_forward(threads, branch, attended, &block.o, &block.o_bias);

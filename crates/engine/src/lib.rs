@@ -29,6 +29,7 @@
 //! | `linear` | a frozen layer, packed in both orientations |
 //! | [`lora`] | where each factor lies in the flat adapter |
 //! | `kernels` | one file per operation: forward, backward, reference, test |
+//! | `plan` | a batch's tokens, with a common beginning only once |
 //! | `forward`, `backward` | the transformer on one screen each |
 //! | [`engine`] | [`CpuEngine`]: steps, loss, scores |
 //! | [`probe`] | what this machine could do at best |
@@ -48,6 +49,7 @@ mod kernels;
 mod linear;
 pub mod lora;
 pub mod model;
+mod plan;
 pub mod probe {
     //! What this machine could do at best: ceilings to hold a measurement against.
 

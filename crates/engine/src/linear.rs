@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use consilium_core::engine::Precision;
 
 use crate::kernels::gemm::{Mat, MatMut, gemm};
-use crate::kernels::int8::{Quantised, gemm_int8};
+use crate::kernels::int8::{Quantised, Terms, gemm_int8};
 use crate::kernels::packed::{Frozen, Packed};
 use crate::threads::Threads;
 
@@ -65,12 +65,12 @@ impl Linear {
         let y = MatMut::new(y, t, n);
         match self {
             Linear::Exact { forward, .. } => gemm(threads, y, Mat::new(x, t, k), forward, 1.0, accumulate),
-            Linear::Int8 { forward, .. } => gemm_int8(threads, y, x, None, forward, accumulate),
+            Linear::Int8 { forward, .. } => gemm_int8(threads, y, x, None, Terms::One, forward, accumulate),
         }
     }
 
-    /// `dx (t, k) = dy (t, n) W`; a frozen matrix has no gradient of its own.
-    pub fn backward(&self, threads: &Threads, dx: &mut [f32], dy: &[f32]) {
+    /// `dx (t, k) = dy (t, n) W`; a frozen matrix has no gradient of its own. `terms` matters in 8 bits only.
+    pub fn backward(&self, threads: &Threads, dx: &mut [f32], dy: &[f32], terms: Terms) {
         let (k, n) = self.extents();
         let t = dy.len() / n;
         let dx = MatMut::new(dx, t, k);
@@ -81,7 +81,7 @@ impl Linear {
             }
             Linear::Int8 { forward, backward } => {
                 let backward = backward.get_or_init(|| forward.turned(threads));
-                gemm_int8(threads, dx, dy, Some(forward.scales()), backward, false);
+                gemm_int8(threads, dx, dy, Some(forward.scales()), terms, backward, false);
             }
         }
     }

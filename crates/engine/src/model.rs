@@ -270,7 +270,8 @@ impl Block {
     fn parameters(&self) -> usize {
         let vectors = [&self.attention_norm, &self.qkv_bias, &self.o_bias, &self.mlp_norm];
         let matrices = [&self.qkv, &self.o, &self.gate_up, &self.down];
-        vectors.iter().map(|v| v.len()).sum::<usize>() + matrices.iter().map(|m| m.parameters()).sum::<usize>()
+        vectors.iter().map(|v| v.len()).sum::<usize>()
+            + matrices.iter().map(|m| m.parameters()).sum::<usize>()
     }
 
     fn matrix(&self, target: Target) -> &Linear {

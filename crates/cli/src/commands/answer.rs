@@ -30,7 +30,8 @@ pub fn run(args: &EvaluateArgs, voice: Voice) -> Result<Vec<Prediction>> {
     let config = config::resolve(&args.run, &flags)?;
 
     let rows = rows::for_questions(&config)?;
-    let Base { model, tokenizer, .. } = inputs::base(&config.model.id, config.model.path.as_deref())?;
+    let Base { model, tokenizer, .. } =
+        inputs::base(&config.model.id, config.model.path.as_deref(), config.model.precision)?;
     let template = inputs::template(&config.data)?;
     let lora = saved.as_ref().map_or_else(LoraConfig::default, |saved| saved.lora.clone());
     let mut engine = CpuEngine::new(model.clone(), &lora, config.threads)?;

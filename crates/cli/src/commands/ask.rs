@@ -34,7 +34,8 @@ pub fn run(args: &AskArgs, voice: Voice) -> Result<()> {
     let questions = questions(args)?;
     let adapters =
         args.adapters.iter().map(|dir| inputs::saved_adapter(dir)).collect::<Result<Vec<SavedAdapter>>>()?;
-    let base = inputs::chosen_base(args.choice.model.as_deref(), adapters.first())?;
+    let base =
+        inputs::chosen_base(args.choice.model.as_deref(), adapters.first(), args.numbers.precision.into())?;
     let prompts = prompts(args, &base, &questions)?;
 
     let mut by_model = Vec::new();

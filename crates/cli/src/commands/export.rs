@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use consilium_core::Precision;
 use consilium_experiment::export::{self, GgufType as Type, ModelFiles};
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ struct Exported<'a> {
 /// Writes the adapter in the form asked for.
 pub fn run(args: &ExportArgs, voice: Voice) -> Result<()> {
     let saved = inputs::saved_adapter(&args.adapter)?;
-    let base = inputs::chosen_base(args.choice.model.as_deref(), Some(&saved))?;
+    let base = inputs::chosen_base(args.choice.model.as_deref(), Some(&saved), Precision::F32)?;
     let id = base.model.info().id;
     // Also where nothing is merged: an adapter that does not fit its base is better refused here than elsewhere.
     let fresh = consilium_engine::initial_adapter(base.model.config(), &saved.lora, 0);

@@ -39,7 +39,8 @@ struct ScoredToken {
 pub fn run(args: &ScoreArgs, voice: Voice) -> Result<()> {
     let text = text(args)?;
     let saved = args.adapter.as_deref().map(inputs::saved_adapter).transpose()?;
-    let base = inputs::chosen_base(args.choice.model.as_deref(), saved.as_ref())?;
+    let base =
+        inputs::chosen_base(args.choice.model.as_deref(), saved.as_ref(), args.numbers.precision.into())?;
     let lora = saved.as_ref().map_or_else(LoraConfig::default, |saved| saved.lora.clone());
     let mut engine = CpuEngine::new(base.model.clone(), &lora, args.choice.threads)?;
     if let Some(saved) = &saved {

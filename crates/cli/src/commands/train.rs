@@ -34,7 +34,8 @@ pub fn run(args: &TrainArgs, voice: Voice) -> Result<()> {
     let config = resolve(args, saved.as_ref())?;
     let places = rows::for_training(&config)?;
     let out = run_folder::choose(args.run.out.as_deref(), "train")?;
-    let Base { model, tokenizer, .. } = inputs::base(&config.model.id, config.model.path.as_deref())?;
+    let Base { model, tokenizer, .. } =
+        inputs::base(&config.model.id, config.model.path.as_deref(), config.model.precision)?;
     let inputs = TrainInputs {
         model,
         tokenizer,

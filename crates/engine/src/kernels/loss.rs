@@ -2,6 +2,7 @@
 //! time, and loss and gradient come out of the same pass. Logits of a whole batch never exist.
 
 use super::Shared;
+use super::int8::Terms;
 use super::simd::{exp, max, multiversion, sum};
 use crate::forward::fit;
 use crate::linear::Linear;
@@ -64,7 +65,7 @@ pub(crate) fn head_loss(
             out[0] = cross_entropy_row(row, rows.targets[from + i] as usize, factor);
         });
         if let Some((_, d_hidden)) = &mut gradient {
-            head.backward(threads, &mut d_hidden[from * c..(from + len) * c], logits);
+            head.backward(threads, &mut d_hidden[from * c..(from + len) * c], logits, Terms::Two);
         }
     }
 }
@@ -73,8 +74,8 @@ pub(crate) fn head_loss(
 mod tests {
     use super::*;
     use crate::kernels::packed::Frozen;
-    use consilium_core::engine::Precision;
     use crate::kernels::testing::{assert_close, random};
+    use consilium_core::engine::Precision;
 
     #[test]
     fn loss_and_gradient_match_the_formula_in_f64() {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use consilium_core::engine::Precision;
 use consilium_core::engine::{Engine, TrainSettings};
 use consilium_core::{Adapter, Batch, LoraConfig, SeededRng, Target, Tensor, peft};
-use consilium_core::engine::Precision;
 use consilium_engine::{CpuEngine, Model, initial_adapter};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
@@ -184,6 +184,11 @@ pub fn fill_b(adapter: &Adapter, size: f32, seed: u64) -> Adapter {
 
 /// A random model of 3 blocks, large enough that its work is split, with vocabulary 300, hidden size 48 and context 128.
 pub fn random_model(seed: u64) -> Arc<Model> {
+    random_model_as(seed, Precision::F32)
+}
+
+/// The same with its matrices in `precision`.
+pub fn random_model_as(seed: u64, precision: Precision) -> Arc<Model> {
     let (v, c, f, h, g, d, layers) = (300, 48, 96, 6, 2, 8, 3);
     let config = json!({
         "model_type": "llama", "vocab_size": v, "hidden_size": c, "intermediate_size": f, "num_hidden_layers": layers,
@@ -221,7 +226,7 @@ pub fn random_model(seed: u64) -> Arc<Model> {
         (format!("{name}.weight"), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
     });
     let file = safetensors::serialize(views, None).unwrap();
-    Arc::new(Model::from_parts("random", &config.to_string(), vec![file], Precision::F32).unwrap())
+    Arc::new(Model::from_parts("random", &config.to_string(), vec![file], precision).unwrap())
 }
 
 /// Random rows of these lengths for a vocabulary of `vocab`; the prompt is the first third.

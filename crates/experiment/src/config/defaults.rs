@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consilium_core::{LoraConfig, ScheduleKind};
+use consilium_core::{LoraConfig, Precision, ScheduleKind};
 use consilium_federation::{ScheduleScope, Weights};
 
 use super::{
@@ -11,9 +11,11 @@ use super::{
 };
 
 impl Config {
-    /// The public workshop as it was run; see [`crate::Preset::Workshop`].
+    /// The public workshop as it was run; see [`crate::Preset::Workshop`]. Its 4-bit base, which needs a GPU, becomes
+    /// an 8-bit one.
     pub fn workshop() -> Self {
         let mut config = Self::default();
+        config.model.precision = Precision::Int8;
         config.federation.schedule = ScheduleScope::Round;
         config
     }
@@ -38,7 +40,7 @@ impl Default for Config {
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { id: "HuggingFaceTB/SmolLM2-135M".into(), path: None }
+        Self { id: "HuggingFaceTB/SmolLM2-135M".into(), path: None, precision: Precision::F32 }
     }
 }
 

@@ -67,7 +67,7 @@ pub fn run(args: &DoctorArgs, voice: Voice) -> Result<()> {
     let shape = shape(&config)?;
     let (work, row_tokens) = work(&config)?;
     let needs = Needs::of(&shape, &config, work);
-    let speed = probe::training_flops_per_second(&shape, config.threads)?;
+    let speed = probe::training_flops_per_second(&shape, config.model.precision, config.threads)?;
     let checks = checks(&machine, &needs);
     let diagnosis = Diagnosis {
         model: config.model.id.clone(),
@@ -183,7 +183,7 @@ fn print(diagnosis: &Diagnosis, config: &Config, work: Work) {
     );
     println!("model {}", diagnosis.model);
     println!(
-        "  {} parameters: {} in f32 (as computed here), {} in bf16, {} in int8",
+        "  {} parameters: {} in f32, {} in bf16, {} in int8",
         words::count(needs.parameters),
         words::bytes(needs.base_f32_bytes),
         words::bytes(needs.base_bf16_bytes),
@@ -207,7 +207,7 @@ fn print(diagnosis: &Diagnosis, config: &Config, work: Work) {
     );
     println!(
         "  memory: base {}, adapter and optimiser {}, activations {}, answering {}",
-        words::bytes(needs.base_f32_bytes),
+        words::bytes(needs.base_held_bytes),
         words::bytes(needs.optimiser_bytes),
         words::bytes(needs.activation_bytes),
         words::bytes(needs.cache_bytes)

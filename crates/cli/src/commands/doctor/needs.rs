@@ -1,6 +1,6 @@
 //! What a configuration will need: parameters, memory, bytes on the wire, arithmetic. All counted, nothing measured.
 
-use consilium_core::LoraConfig;
+use consilium_core::{LoraConfig, Precision};
 use consilium_engine::LlamaConfig;
 use consilium_experiment::Config;
 use consilium_experiment::config::PartitionConfig;
@@ -14,12 +14,15 @@ pub struct Needs {
     pub parameters: u64,
     /// Parameters of one adapter.
     pub trainable: u64,
-    /// The base in f32, as this engine holds it.
+    /// The base in f32.
     pub base_f32_bytes: u64,
     /// The base in bf16, as it is usually published.
     pub base_bf16_bytes: u64,
     /// The base in 8 bits.
     pub base_int8_bytes: u64,
+    /// The base as training holds it: packed for both directions, 16 bits wide (a file of f32 takes twice that) or 8, and
+    /// the embedding once more.
+    pub base_held_bytes: u64,
     /// Adapter, gradient and both moments of the optimiser.
     pub optimiser_bytes: u64,
     /// Activations of one micro-batch, kept for the backward pass.
@@ -85,6 +88,7 @@ impl Needs {
         let cache_bytes = cached * 2 * (model.layers * model.kv_dim()) as u64 * 4;
         let optimiser_bytes = 4 * adapter_bytes;
         let base_f32_bytes = parameters * 4;
+        let base_held_bytes = base_held_bytes(model, config.model.precision);
         let flops_per_token = 2.0 * matmul_parameters(model) as f64;
         let exchanges = 2 * rounds * asked;
         Self {
@@ -93,10 +97,11 @@ impl Needs {
             base_f32_bytes,
             base_bf16_bytes: parameters * 2,
             base_int8_bytes: parameters,
+            base_held_bytes,
             optimiser_bytes,
             activation_bytes,
             cache_bytes,
-            peak_bytes: base_f32_bytes + optimiser_bytes + activation_bytes.max(cache_bytes),
+            peak_bytes: base_held_bytes + optimiser_bytes + activation_bytes.max(cache_bytes),
             update_bytes: adapter_bytes,
             session_bytes: exchanges * adapter_bytes,
             full_model_session_bytes: exchanges * base_f32_bytes,
@@ -126,6 +131,15 @@ fn matmul_parameters(model: &LlamaConfig) -> u64 {
     let (c, f) = (model.hidden_size, model.intermediate_size);
     let block = c * model.qkv_dim() + model.q_dim() * c + 3 * c * f;
     (model.layers * block + model.vocab_size * c) as u64
+}
+
+/// What the frozen base takes while something trains on it.
+fn base_held_bytes(model: &LlamaConfig, precision: Precision) -> u64 {
+    let each = match precision {
+        Precision::F32 => 2,
+        Precision::Int8 => 1,
+    };
+    2 * each * matmul_parameters(model) + 2 * (model.vocab_size * model.hidden_size) as u64
 }
 
 /// All parameters of the base; a tied head counts once.

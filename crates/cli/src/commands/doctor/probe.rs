@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use consilium_core::{Batch, Engine, LoraConfig, SeededRng, TrainSettings};
+use consilium_core::{Batch, Engine, LoraConfig, Precision, SeededRng, TrainSettings};
 use consilium_engine::{CpuEngine, LlamaConfig, Model, initial_adapter};
 use serde_json::json;
 
@@ -22,9 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 ///
 /// # Errors
 /// When the engine refuses the shape.
-pub fn training_flops_per_second(shape: &LlamaConfig, threads: usize) -> Result<f64> {
+pub fn training_flops_per_second(shape: &LlamaConfig, precision: Precision, threads: usize) -> Result<f64> {
     let probe = LlamaConfig { layers: 1, vocab_size: VOCABULARY, tied: true, ..shape.clone() };
-    let model = random_model(&probe).context("cannot make the model for the measurement")?;
+    let model = random_model(&probe, precision).context("cannot make the model for the measurement")?;
     let lora = LoraConfig::default();
     let mut engine = CpuEngine::new(Arc::new(model), &lora, threads)?;
     engine.set_adapter(&initial_adapter(&probe, &lora, 0))?;
@@ -50,7 +50,7 @@ pub fn training_flops_per_second(shape: &LlamaConfig, threads: usize) -> Result<
 }
 
 /// A model of `shape` with small random weights, without biases.
-fn random_model(shape: &LlamaConfig) -> Result<Model> {
+fn random_model(shape: &LlamaConfig, precision: Precision) -> Result<Model> {
     let (c, f, q, kv) = (shape.hidden_size, shape.intermediate_size, shape.q_dim(), shape.kv_dim());
     let block = "model.layers.0.";
     let tensors: [(String, Vec<usize>); 11] = [
@@ -72,7 +72,7 @@ fn random_model(shape: &LlamaConfig) -> Result<Model> {
         "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim,
         "max_position_embeddings": shape.max_positions.max(TOKENS), "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
     });
-    Ok(Model::from_parts("probe", &config.to_string(), vec![safetensors(&tensors)])?)
+    Ok(Model::from_parts("probe", &config.to_string(), vec![safetensors(&tensors)], precision)?)
 }
 
 /// A safetensors file of f32 tensors with values of about 0.02: eight bytes of header length, header, values.

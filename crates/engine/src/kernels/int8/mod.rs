@@ -5,6 +5,9 @@
 //! its group. Inside a group everything is exact integer arithmetic; the groups are added up in f32. Left values are
 //! stored with 128 added, as `vpdpbusd` wants them unsigned; `128 * sum(weights)` is taken off again.
 //!
+//! Where 8 bits are too few, the left operand takes two terms: the second quantises what the first left over. The
+//! gradient of the logits needs it, see [`Terms::Two`].
+//!
 //! The integers are the same on every processor, and so are the results, but for the fused last addition (unfused in
 //! the portable body).
 
@@ -84,7 +87,8 @@ impl Quantised {
                 scales[j] = top / 127.0;
                 let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
                 for (l, value) in row.iter().enumerate() {
-                    values[(l / QUAD * COLUMNS + j) * QUAD + l % QUAD] = (value * inverse).round_ties_even() as i8;
+                    values[(l / QUAD * COLUMNS + j) * QUAD + l % QUAD] =
+                        (value * inverse).round_ties_even() as i8;
                 }
             }
         });
@@ -182,50 +186,64 @@ multiversion! {
         top / 127.0
     }
 
-    /// The same of `x * factor`, element by element, through `scratch`.
-    fn scale_group(scratch: &mut [f32], x: &[f32], factor: &[f32]) {
-        for i in 0..x.len() {
-            scratch[i] = x[i] * factor[i];
+    /// What quantising left over.
+    fn subtract_group(x: &mut [f32], bytes: &[u8], scale: f32) {
+        for (x, &byte) in x.iter_mut().zip(bytes) {
+            *x -= (i32::from(byte) - 128) as f32 * scale;
         }
     }
+}
+
+/// How finely the left operand is quantised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Terms {
+    /// 8 bits: for activations and for gradients inside the network.
+    One = 1,
+    /// About 15 bits, for twice the work: for `softmax - onehot`, where one large value would push all small ones,
+    /// which together weigh as much, to 0. With one term training stalls; with two it follows f32.
+    Two = 2,
 }
 
 /// A quantised left operand.
 #[derive(Default)]
 struct Left {
-    /// `(rows, padded depth)`
+    /// `(terms, rows, padded depth)`
     values: Aligned<u8>,
-    /// `(rows, groups)`
+    /// `(terms, rows, groups)`
     scales: Aligned<f32>,
 }
 
 impl Left {
-    fn fill(&mut self, threads: &Threads, x: &[f32], k: usize, factor: Option<&[f32]>) {
-        let (t, groups) = (x.len() / k, Groups::of(k));
+    fn fill(&mut self, threads: &Threads, x: &[f32], k: usize, factor: Option<&[f32]>, terms: Terms) {
+        let (t, groups, terms) = (x.len() / k, Groups::of(k), terms as usize);
         let padded = groups.padded();
-        let values = Shared::new(self.values.fit(t * padded));
-        let scales = Shared::new(self.scales.fit(t * groups.count));
+        let values = Shared::new(self.values.fit(terms * t * padded));
+        let scales = Shared::new(self.scales.fit(terms * t * groups.count));
         const PIECE: usize = 1 << 15;
         let rows = (PIECE / k).max(1);
         threads.for_each(t.div_ceil(rows), |piece| {
-            let mut scratch = [0f32; GROUP + QUAD];
+            let mut rest = [0f32; GROUP + QUAD];
             for row in piece * rows..((piece + 1) * rows).min(t) {
-                // SAFETY: each row belongs to one piece.
-                let (values, scales) = unsafe {
-                    (values.slice(row * padded, padded), scales.slice(row * groups.count, groups.count))
-                };
-                let x = &x[row * k..(row + 1) * k];
                 for group in 0..groups.count {
                     let range = group * groups.len..((group + 1) * groups.len).min(k);
-                    let to = &mut values[range.clone()];
-                    scales[group] = match factor {
-                        Some(factor) => {
-                            let scratch = &mut scratch[..range.len()];
-                            scale_group(scratch, &x[range.clone()], &factor[range]);
-                            quantise_group(to, scratch)
+                    let rest = &mut rest[..range.len()];
+                    rest.copy_from_slice(&x[row * k..][range.clone()]);
+                    if let Some(factor) = factor {
+                        rest.iter_mut().zip(&factor[range.clone()]).for_each(|(x, factor)| *x *= factor);
+                    }
+                    for row in (row..terms * t).step_by(t) {
+                        // SAFETY: each row belongs to one piece, for all its terms.
+                        let (to, scale) = unsafe {
+                            (
+                                values.slice(row * padded + range.start, range.len()),
+                                scales.slice(row * groups.count + group, 1),
+                            )
+                        };
+                        scale[0] = quantise_group(to, rest);
+                        if terms > 1 {
+                            subtract_group(rest, to, scale[0]);
                         }
-                        None => quantise_group(to, &x[range]),
-                    };
+                    }
                 }
             }
         });
@@ -248,6 +266,7 @@ pub(crate) fn gemm_int8(
     out: MatMut,
     x: &[f32],
     factor: Option<&[f32]>,
+    terms: Terms,
     b: &Quantised,
     accumulate: bool,
 ) {
@@ -258,8 +277,8 @@ pub(crate) fn gemm_int8(
     let isa = Isa::chosen();
     let groups = b.groups;
     LEFT.with_borrow_mut(|left| {
-        left.fill(threads, x, k, factor);
-        let (values, scales) = (&left.values[..m * groups.padded()], &left.scales[..m * groups.count]);
+        left.fill(threads, x, k, factor, terms);
+        let (values, scales) = (&left.values[..], &left.scales[..]);
         // One instruction does four times the work of an f32 one.
         let cut = Cut::new(m, n, k / QUAD);
         let shared = Shared::new(out.into_data());
@@ -267,13 +286,15 @@ pub(crate) fn gemm_int8(
             let (panels, rows) = cut.piece(piece, m, n);
             for panel in panels {
                 let wanted = COLUMNS.min(n - panel * COLUMNS);
-                for group in 0..groups.count {
+                for (group, term) in (0..groups.count).flat_map(|g| (0..terms as usize).map(move |t| (g, t)))
+                {
                     let place = panel * groups.count + group;
                     for row in rows.clone().step_by(ROWS) {
+                        let left_row = term * m + row;
                         let tile = Tile {
-                            a: values[row * groups.padded() + group * groups.len..].as_ptr(),
+                            a: values[left_row * groups.padded() + group * groups.len..].as_ptr(),
                             a_row: groups.padded(),
-                            a_scale: scales[row * groups.count + group..].as_ptr(),
+                            a_scale: scales[left_row * groups.count + group..].as_ptr(),
                             a_scale_row: groups.count,
                             b: b.values[place * groups.len * COLUMNS..].as_ptr(),
                             b_offset: b.offsets[place * COLUMNS..].as_ptr(),
@@ -283,9 +304,9 @@ pub(crate) fn gemm_int8(
                             rows: ROWS.min(rows.end - row),
                             columns: wanted.next_multiple_of(LANES),
                             quads: groups.len / QUAD,
-                            accumulate: accumulate || group > 0,
+                            accumulate: accumulate || group + term > 0,
                         };
-                        // SAFETY: the left operand has `m` rows, panels and groups lie inside `b`, `MatMut` checked
+                        // SAFETY: the left operand has `m` rows for each term, panels and groups lie inside `b`, `MatMut` checked
                         // the output, pieces cover disjoint tiles of it, and the set is the chosen one.
                         unsafe {
                             if tile.columns == wanted {
@@ -330,7 +351,7 @@ mod tests {
     fn reference(x: &[f32], factor: Option<&[f32]>, b: &Quantised, t: usize) -> Vec<f32> {
         let (k, n) = b.extents();
         let mut left = Left::default();
-        left.fill(&Threads::one(), x, k, factor);
+        left.fill(&Threads::one(), x, k, factor, Terms::One);
         let groups = b.groups;
         let mut columns = vec![0f32; n * k];
         columns.chunks_exact_mut(k).enumerate().for_each(|(j, column)| b.column(j, column));
@@ -357,17 +378,32 @@ mod tests {
             let forward = Quantised::transposed(&threads, &Frozen::F32(weight.clone()), n, k);
             let backward = forward.turned(&threads);
             let mut y = vec![f32::NAN; t * n];
-            gemm_int8(&threads, MatMut::new(&mut y, t, n), &x, None, &forward, false);
+            gemm_int8(&threads, MatMut::new(&mut y, t, n), &x, None, Terms::One, &forward, false);
             assert_close(&y, &reference(&x, None, &forward, t), 2e-6, "x W^T");
             let exact: Vec<f32> = (0..t * n)
                 .map(|at| (0..k).map(|l| x[at / n * k + l] * weight[at % n * k + l]).sum())
                 .collect();
             assert_close(&y, &exact, 0.02, "x W^T before quantising");
+            let quantised: Vec<f32> = {
+                let mut rows = vec![0f32; n * k];
+                rows.chunks_exact_mut(k).enumerate().for_each(|(j, row)| forward.column(j, row));
+                (0..t * n).map(|at| (0..k).map(|l| x[at / n * k + l] * rows[at % n * k + l]).sum()).collect()
+            };
+            gemm_int8(&threads, MatMut::new(&mut y, t, n), &x, None, Terms::Two, &forward, false);
+            assert_close(&y, &quantised, 1e-4, "x W^T in two terms");
 
             let mut dx = random(t * k, "dx");
             let mut expected = reference(&dy, Some(forward.scales()), &backward, t);
             expected.iter_mut().zip(&dx).for_each(|(sum, before)| *sum += before);
-            gemm_int8(&threads, MatMut::new(&mut dx, t, k), &dy, Some(forward.scales()), &backward, true);
+            gemm_int8(
+                &threads,
+                MatMut::new(&mut dx, t, k),
+                &dy,
+                Some(forward.scales()),
+                Terms::One,
+                &backward,
+                true,
+            );
             assert_close(&dx, &expected, 2e-6, "dx += dy W");
         }
     }
@@ -378,7 +414,7 @@ mod tests {
         let a: Vec<u8> = (0..ROWS * quads * QUAD).map(|i| (i * 89 % 255 + 1) as u8).collect();
         let b: Vec<i8> = (0..quads * COLUMNS * QUAD).map(|i| ((i * 57 % 255) as i32 - 127) as i8).collect();
         let (a_scale, b_scale) = (random(ROWS, "a"), random(COLUMNS, "b"));
-        let mut b_offset = vec![0i32; COLUMNS];
+        let mut b_offset = [0i32; COLUMNS];
         for (at, &value) in b.iter().enumerate() {
             b_offset[at / QUAD % COLUMNS] -= 128 * i32::from(value);
         }
@@ -435,7 +471,7 @@ mod tests {
         let run = |threads: &Threads| {
             let packed = Quantised::transposed(threads, &Frozen::F32(weight.clone()), n, k);
             let mut y = vec![0f32; t * n];
-            gemm_int8(threads, MatMut::new(&mut y, t, n), &x, None, &packed, false);
+            gemm_int8(threads, MatMut::new(&mut y, t, n), &x, None, Terms::One, &packed, false);
             y
         };
         assert_eq!(run(&Threads::one()), run(&Threads::new(2).unwrap()));
