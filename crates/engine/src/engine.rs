@@ -118,8 +118,9 @@ impl CpuEngine {
         Ok(())
     }
 
-    /// Forward over the distinct tokens of `batch`, and with `total_weight` also the backward of `sum(w l) / total_weight`. Log-probabilities of the
-    /// rows with weight are left in `self.head`. Returns the sum of `w l`.
+    /// Forward over the distinct tokens of `batch`, and with `total_weight` also the backward of
+    /// `sum(w l) / total_weight`. Log-probabilities of the rows with weight are left in `self.head`, by their place in
+    /// the plan. Returns the sum of `w l`.
     fn run(&mut self, batch: &Batch, dropout: Option<DropoutKey>, total_weight: Option<f64>) -> f64 {
         let longest = batch.ranges().map(|r| r.len()).max().unwrap_or(0);
         self.rope.grow(longest);

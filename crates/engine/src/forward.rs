@@ -91,8 +91,8 @@ fn copy(buffer: &mut Vec<f32>, from: &[f32]) {
     buffer.extend_from_slice(from);
 }
 
-/// Runs the tokens of `work.plan` through all blocks; the stream after the last one is left in `work.x`. With `keep`, everything that
-/// the backward needs stays in `work.kept`; without it, one block's buffers serve all.
+/// Runs the tokens of `work.plan` through all blocks; the stream after the last one is left in `work.x`. With `keep`,
+/// everything that the backward needs stays in `work.kept`; without it, one block's buffers serve all.
 pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep: bool) {
     let config = pass.model.config();
     let (t, c, f, w) = (work.plan.tokens(), config.hidden_size, config.intermediate_size, config.qkv_dim());
