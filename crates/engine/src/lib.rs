@@ -33,7 +33,7 @@
 //! | `forward`, `backward` | the transformer on one screen each |
 //! | [`engine`] | [`CpuEngine`]: steps, loss, scores |
 //! | [`probe`] | what this machine could do at best |
-//! | `generate` | decoding with a key-value cache |
+//! | `generate` | decoding with a paged key-value cache; a shared beginning is computed once |
 //!
 //! # Determinism
 //!
