@@ -9,6 +9,7 @@ use crate::kernels::attention::{Heads, attention_forward};
 use crate::kernels::dropout::DropoutKey;
 use crate::kernels::gemm::{Mat, MatMut, add_bias, gemm};
 use crate::kernels::packed::Frozen;
+use crate::kernels::residual::residual_forward;
 use crate::kernels::rmsnorm::rmsnorm_forward;
 use crate::kernels::rope::{RopeTable, rope_forward};
 use crate::kernels::swiglu::swiglu_forward;
@@ -85,12 +86,6 @@ pub(crate) fn fit(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// Sets a buffer to a copy of `from`.
-fn copy(buffer: &mut Vec<f32>, from: &[f32]) {
-    buffer.clear();
-    buffer.extend_from_slice(from);
-}
-
 /// Runs the tokens of `work.plan` through all blocks; the stream after the last one is left in `work.x`. With `keep`,
 /// everything that the backward needs stays in `work.kept`; without it, one block's buffers serve all.
 pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep: bool) {
@@ -99,14 +94,18 @@ pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep:
     let (heads, q_dim, eps, threads) = (pass.heads(), config.q_dim(), config.rms_norm_eps, pass.threads);
     work.kept.resize_with(if keep { config.layers } else { 1 }, Kept::default);
 
-    embed_forward(fit(&mut work.x, t * c), &work.plan.ids, &pass.model.embedding, c);
+    let x = fit(&mut work.x, t * c);
+    embed_forward(x, &work.plan.ids, &pass.model.embedding, c);
+    fit(&mut work.kept[0].x, t * c).copy_from_slice(x);
     for (layer, block) in pass.model.blocks.iter().enumerate() {
-        let kept = &mut work.kept[if keep { layer } else { 0 }];
+        let (kept, next) = match work.kept.get_mut(layer..) {
+            Some([kept, next, ..]) => (kept, Some(next)),
+            Some([kept]) => (kept, None),
+            _ => (&mut work.kept[0], None),
+        };
         let (x, dropped) = (&mut work.x[..t * c], &mut work.dropped);
         let normed = fit(&mut work.normed, t * c);
         let branch = fit(&mut work.branch, t * c);
-        copy(&mut kept.x, x);
-
         rmsnorm_forward(threads, normed, x, &block.attention_norm, eps);
         let qkv = fit(&mut kept.qkv, t * w);
         linear_forward(threads, qkv, normed, &block.qkv, &block.qkv_bias);
@@ -135,8 +134,7 @@ pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep:
             &mut kept.low[Target::O as usize],
             dropped,
         );
-        residual_forward(x, branch);
-        copy(&mut kept.middle, x);
+        residual_forward(threads, x, branch, Some(fit(&mut kept.middle, t * c)));
 
         rmsnorm_forward(threads, normed, x, &block.mlp_norm, eps);
         let gate_up = fit(&mut kept.gate_up, t * 2 * f);
@@ -158,7 +156,7 @@ pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep:
             &mut kept.low[Target::Down as usize],
             dropped,
         );
-        residual_forward(x, branch);
+        residual_forward(threads, x, branch, next.map(|next| fit(&mut next.x, t * c)));
     }
 }
 
@@ -204,9 +202,4 @@ pub(crate) fn lora_forward(
     gemm(pass.threads, MatMut::new(low, t, r), Mat::new(x, t, shape.inputs), a.t(), 1.0, false);
     let out = MatMut::strided(y, t, shape.outputs, stride);
     gemm(pass.threads, out, Mat::new(low, t, r), b.t(), pass.lora.scale(), true);
-}
-
-/// `x += branch`.
-pub(crate) fn residual_forward(x: &mut [f32], branch: &[f32]) {
-    x.iter_mut().zip(branch).for_each(|(x, b)| *x += b);
 }

@@ -3,8 +3,9 @@
 use consilium_core::lora::Target;
 
 use super::adapter::ReadyAdapter;
-use crate::forward::{Pass, embed_forward, fit, linear_forward, residual_forward};
+use crate::forward::{Pass, embed_forward, fit, linear_forward};
 use crate::kernels::decode::{CacheShape, Page, Segment, Span, attend_spans};
+use crate::kernels::residual::residual_forward;
 use crate::kernels::rmsnorm::rmsnorm_forward;
 use crate::kernels::rope::{RopeTable, rope_forward};
 use crate::kernels::swiglu::swiglu_forward;
@@ -125,7 +126,7 @@ impl<'a> Decoder<'a> {
             attend_spans(threads, attended, qkv, &spans(shared, sequences), *shape, layer);
             linear_forward(threads, branch, attended, &block.o, &block.o_bias);
             adapter.add(threads, layer, Target::O, (branch, c), attended, low);
-            residual_forward(x, branch);
+            residual_forward(threads, x, branch, None);
 
             rmsnorm_forward(threads, normed, x, &block.mlp_norm, eps);
             linear_forward(threads, gate_up, normed, &block.gate_up, &[]);
@@ -133,7 +134,7 @@ impl<'a> Decoder<'a> {
             swiglu_forward(threads, activated, gate_up, f);
             linear_forward(threads, branch, activated, &block.down, &[]);
             adapter.add(threads, layer, Target::Down, (branch, c), activated, low);
-            residual_forward(x, branch);
+            residual_forward(threads, x, branch, None);
         }
 
         // The head runs on the last rows only.

@@ -12,6 +12,7 @@ pub mod isa;
 pub(crate) mod loss;
 pub(crate) mod packed;
 pub(crate) mod probe;
+pub(crate) mod residual;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
 pub(crate) mod simd;

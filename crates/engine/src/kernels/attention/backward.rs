@@ -20,14 +20,13 @@ multiversion! {
         lse: &[f32],
     ) {
         for (i, (p, dp)) in scores.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width)).enumerate() {
-            for s in p.iter_mut() {
-                *s = exp(*s * scale - lse[i]);
+            // Whole vectors, without a remainder.
+            for vector in p.chunks_exact_mut(LANES) {
+                vector.iter_mut().for_each(|s| *s = exp(*s * scale - lse[i]));
             }
             p[first + i % rows..].fill(0.0);
             let along = dot(p, dp);
-            for (dp, p) in dp.iter_mut().zip(&*p) {
-                *dp = *p * (*dp - along) * scale;
-            }
+            dp.iter_mut().zip(&*p).for_each(|(dp, &p)| *dp = p * (*dp - along) * scale);
         }
     }
 }

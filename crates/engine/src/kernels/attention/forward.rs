@@ -2,28 +2,45 @@
 
 use super::{BLOCK, Columns, Heads, Left, SCRATCH, Sequences, carve, product};
 use crate::kernels::Shared;
-use crate::kernels::simd::{exp, max, multiversion, sum};
+use crate::kernels::simd::{exp, multiversion, sum};
 use crate::kernels::tile::LANES;
 use crate::threads::Threads;
+
+/// The largest of whole vectors of values.
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for vector in values.chunks_exact(LANES) {
+        lanes.iter_mut().zip(vector).for_each(|(lane, &value)| *lane = larger(*lane, value));
+    }
+    // Halves against each other: four comparisons deep instead of sixteen.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
 
 multiversion! {
     /// Softmax of the visible part of each row's scores, times `scale`; the rest becomes 0. Rows come in blocks of
     /// `rows`, one for each head, of which row `i` sees `first + i` keys. Writes the log-sum-exp of each row.
     fn softmax_rows(scores: &mut [f32], width: usize, rows: usize, first: usize, scale: f32, lse: &mut [f32]) {
         for (i, row) in scores.chunks_exact_mut(width).enumerate() {
-            // Whole vectors throughout: what is hidden counts as nothing.
+            // Whole vectors throughout, without a remainder: what is hidden counts as nothing.
             let seen = first + i % rows;
             row[seen..].fill(f32::NEG_INFINITY);
-            let top = max(row) * scale;
-            for s in row.iter_mut() {
-                *s = exp(*s * scale - top);
+            let top = largest(row) * scale;
+            for vector in row.chunks_exact_mut(LANES) {
+                vector.iter_mut().for_each(|s| *s = exp(*s * scale - top));
             }
             row[seen..].fill(0.0);
             let total = sum(row, |p| p);
             let inverse = 1.0 / total;
-            for p in row.iter_mut() {
-                *p *= inverse;
-            }
+            row.iter_mut().for_each(|p| *p *= inverse);
             lse[i] = top + total.ln();
         }
     }

@@ -35,6 +35,9 @@ const GROUP: usize = 192;
 /// Values that one 32-bit lane multiplies and adds at a time.
 const QUAD: usize = 4;
 
+/// 1.5 * 2^23: adding it rounds to an integer, ties to even, which the low bits then hold in two's complement.
+const ROUND: f32 = 12_582_912.0;
+
 /// How a depth is cut into groups.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Groups {
@@ -88,7 +91,7 @@ impl Quantised {
                 let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
                 for (l, value) in row.iter().enumerate() {
                     values[(l / QUAD * COLUMNS + j) * QUAD + l % QUAD] =
-                        (value * inverse).round_ties_even() as i8;
+                        (value * inverse + ROUND).to_bits() as i8;
                 }
             }
         });
@@ -169,7 +172,6 @@ impl Quantised {
 multiversion! {
     /// Quantises one group to `round(127 x / max |x|) + 128`; returns its scale.
     fn quantise_group(to: &mut [u8], x: &[f32]) -> f32 {
-        const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, ties to even
         let mut lanes = [0f32; 16];
         let (whole, rest) = x.as_chunks::<16>();
         for chunk in whole {
@@ -226,10 +228,14 @@ impl Left {
             for row in piece * rows..((piece + 1) * rows).min(t) {
                 for group in 0..groups.count {
                     let range = group * groups.len..((group + 1) * groups.len).min(k);
+                    let x = &x[row * k..][range.clone()];
                     let rest = &mut rest[..range.len()];
-                    rest.copy_from_slice(&x[row * k..][range.clone()]);
-                    if let Some(factor) = factor {
-                        rest.iter_mut().zip(&factor[range.clone()]).for_each(|(x, factor)| *x *= factor);
+                    match factor {
+                        Some(factor) => {
+                            let factor = &factor[range.clone()];
+                            rest.iter_mut().zip(x).zip(factor).for_each(|((to, x), factor)| *to = x * factor);
+                        }
+                        None => rest.copy_from_slice(x),
                     }
                     for row in (row..terms * t).step_by(t) {
                         // SAFETY: each row belongs to one piece, for all its terms.
