@@ -117,7 +117,7 @@ pub struct StepStats {
     pub loss: f64,
     /// Global L2 norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Tokens that went through the model.
+    /// Tokens of the batches as given; an engine may compute what rows have in common once.
     pub tokens: usize,
     /// Wall time, seconds.
     pub seconds: f64,

@@ -43,7 +43,7 @@ pub(crate) fn backward(pass: &Pass, rope: &RopeTable, work: &mut Workspace) {
     let t = plan.tokens();
     for (layer, block) in pass.model.blocks.iter().enumerate().rev() {
         let Kept { x, qkv, attended, lse, middle, gate_up, low } = &mut kept[layer];
-        let (x, qkv, attended) = (&x[..t * c], &qkv[..t * w], &attended[..t * q_dim]);
+        let (x, qkv) = (&x[..t * c], &qkv[..t * w]);
         let (middle, gate_up) = (&middle[..t * c], &mut gate_up[..t * 2 * f]);
         let dx = &mut grads.x[..t * c];
         let d_normed = fit(&mut grads.normed, t * c);
@@ -89,17 +89,20 @@ pub(crate) fn backward(pass: &Pass, rope: &RopeTable, work: &mut Workspace) {
 
         let d_attended = fit(&mut grads.attended, t * q_dim);
         block.o.backward(threads, d_attended, dx, Terms::One);
-        let through = Through { dy: Mat::new(dx, t, c), x: attended, low: &low[Target::O as usize] };
-        lora_backward(
-            pass,
-            layer,
-            Target::O,
-            through,
-            Some(d_attended),
-            &mut grads.low,
-            &mut grads.params,
-            dropped,
-        );
+        if carries(&[Target::O]) {
+            let attended = &attended[..t * q_dim];
+            let through = Through { dy: Mat::new(dx, t, c), x: attended, low: &low[Target::O as usize] };
+            lora_backward(
+                pass,
+                layer,
+                Target::O,
+                through,
+                Some(d_attended),
+                &mut grads.low,
+                &mut grads.params,
+                dropped,
+            );
+        }
         let d_qkv = fit(&mut grads.qkv, t * w);
         let (lse, slots) = (&lse[..heads.query * t], &mut grads.prefix);
         attention_backward(threads, d_qkv, d_attended, qkv, lse, &plan.sequences, heads, slots);

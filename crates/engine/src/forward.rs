@@ -47,7 +47,7 @@ pub(crate) struct Kept {
     pub x: Vec<f32>,
     /// `(t, w)`, rotated
     pub qkv: Vec<f32>,
-    /// `(t, h d)`
+    /// `(t, h d)`; empty where o carries no adapter, for then nothing looks at it again
     pub attended: Vec<f32>,
     /// `(h, t)`
     pub lse: Vec<f32>,
@@ -69,6 +69,8 @@ pub(crate) struct Workspace {
     pub normed: Vec<f32>,
     /// A branch's output before it joins the stream, `(t, c)`
     pub branch: Vec<f32>,
+    /// The attention's output where it need not be kept, `(t, h d)`
+    pub attended: Vec<f32>,
     /// `(t, f)`
     pub activated: Vec<f32>,
     /// A dropped-out input, or its gradient
@@ -81,6 +83,10 @@ pub(crate) struct Workspace {
 /// The first `len` elements of a buffer that grows when it must. Old contents may remain.
 pub(crate) fn fit(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
+        // Room to grow: a row of a few tokens more must not move every buffer and leave a hole of the old size.
+        if buffer.capacity() < len {
+            buffer.reserve_exact(len + len / 2 - buffer.len());
+        }
         buffer.resize(len, 0.0);
     }
     &mut buffer[..len]
@@ -114,7 +120,8 @@ pub(crate) fn forward(pass: &Pass, rope: &RopeTable, work: &mut Workspace, keep:
             lora_forward(pass, layer, target, out, normed, t, &mut kept.low[target as usize], dropped);
         }
         rope_forward(threads, qkv, w, heads.query + heads.kv, &work.plan.positions, rope);
-        let attended = fit(&mut kept.attended, t * q_dim);
+        let keep_attended = pass.lora.targets.contains(&Target::O);
+        let attended = fit(if keep_attended { &mut kept.attended } else { &mut work.attended }, t * q_dim);
         attention_forward(
             threads,
             attended,

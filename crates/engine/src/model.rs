@@ -159,10 +159,12 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let config = LlamaConfig::parse(config_json)?;
         let mut reader = files.parse()?;
-        // Hashing takes about as long as converting; the two do not need each other.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = Threads::new(threads).unwrap_or_else(|_| Threads::one());
+        // Hashing takes longer than packing; the two do not need each other.
         let (sha256, tensors) = std::thread::scope(|scope| {
             let hash = scope.spawn(|| files.sha256());
-            let tensors = read_tensors(&config, &mut reader, &Threads::one(), precision);
+            let tensors = threads.install(|| read_tensors(&config, &mut reader, &threads, precision));
             (hash.join().expect("hashing does not panic"), tensors)
         });
         let (embedding, blocks, norm, head) = tensors?;

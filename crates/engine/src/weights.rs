@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use consilium_core::hash::Hasher;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -92,11 +91,11 @@ impl WeightFiles {
 
     /// SHA-256 over the files' bytes, in name order.
     pub fn sha256(&self) -> String {
-        let mut hasher = Hasher::default();
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         for (_, bytes) in &self.files {
-            hasher.update(bytes.as_slice());
+            context.update(bytes.as_slice());
         }
-        hasher.finish()
+        context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Parses the headers, ready to hand out tensors.

@@ -8,8 +8,8 @@ use crate::forward::fit;
 use crate::linear::Linear;
 use crate::threads::Threads;
 
-/// Rows whose logits exist at a time: 128 x 49,152 x 4 bytes = 25 MB for SmolLM2's vocabulary.
-const ROWS: usize = 128;
+/// Rows whose logits exist at a time: 64 x 49,152 x 4 bytes = 12.6 MB for SmolLM2's vocabulary.
+const ROWS: usize = 64;
 
 multiversion! {
     /// Log-probability of `target`; turns the logits into `factor * (softmax - onehot)` when `factor` is not 0.
