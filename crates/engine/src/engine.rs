@@ -126,15 +126,13 @@ impl CpuEngine {
         self.rope.grow(longest);
         let Self { model, lora, layout, threads, params, rope, work, head, .. } = self;
         let pass = Pass { model, layout, lora, params, dropout, threads };
-        threads.install(|| {
-            work.plan.lay(batch);
-            forward(&pass, rope, work, total_weight.is_some());
-            let sum = loss(&pass, work, head, total_weight);
-            if total_weight.is_some() {
-                backward(&pass, rope, work);
-            }
-            sum
-        })
+        work.plan.lay(batch);
+        forward(&pass, rope, work, total_weight.is_some());
+        let sum = loss(&pass, work, head, total_weight);
+        if total_weight.is_some() {
+            backward(&pass, rope, work);
+        }
+        sum
     }
 }
 

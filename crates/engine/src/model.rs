@@ -164,7 +164,7 @@ impl Model {
         // Hashing takes longer than packing; the two do not need each other.
         let (sha256, tensors) = std::thread::scope(|scope| {
             let hash = scope.spawn(|| files.sha256());
-            let tensors = threads.install(|| read_tensors(&config, &mut reader, &threads, precision));
+            let tensors = read_tensors(&config, &mut reader, &threads, precision);
             (hash.join().expect("hashing does not panic"), tensors)
         });
         let (embedding, blocks, norm, head) = tensors?;

@@ -1,12 +1,12 @@
-//! The engine's own thread pool. Work is cut into pieces by shape; the pool only decides who does a piece.
+//! The engine's own threads. Work is cut into pieces by shape; the pool only decides who does a piece.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
+use crate::kernels::pool::Pool;
 
-/// A pool of a fixed number of threads, or the calling thread alone.
+/// A fixed number of threads, the calling one among them.
 #[derive(Clone)]
-pub(crate) struct Threads(Option<Arc<rayon::ThreadPool>>);
+pub(crate) struct Threads(Option<Arc<Pool>>);
 
 impl Threads {
     /// The calling thread alone.
@@ -14,46 +14,29 @@ impl Threads {
         Self(None)
     }
 
-    /// A pool of `count` threads; no pool at all for one.
+    /// `count` threads.
     ///
     /// # Errors
-    /// When the system refuses to start threads.
-    pub fn new(count: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
-        if count <= 1 {
-            return Ok(Self::one());
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(count)
-            .thread_name(|i| format!("engine-{i}"))
-            .build()?;
-        Ok(Self(Some(Arc::new(pool))))
-    }
-
-    /// Runs `work` inside the pool, so that [`Threads::for_each`] in it need not hand over.
-    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.0 {
-            Some(pool) => pool.install(work),
-            None => work(),
+    /// When the system refuses to start them.
+    pub fn new(count: usize) -> std::io::Result<Self> {
+        match count {
+            0 | 1 => Ok(Self::one()),
+            _ => Ok(Self(Some(Arc::new(Pool::new(count - 1)?)))),
         }
     }
 
     /// Calls `piece` for each of `0..count`, in any order and possibly at the same time.
-    pub fn for_each(&self, count: usize, piece: impl Fn(usize) + Sync + Send) {
+    pub fn for_each(&self, count: usize, piece: impl Fn(usize) + Sync) {
         match &self.0 {
-            Some(pool) if count > 1 => {
-                pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(piece))
-            }
+            Some(pool) if count > 1 => pool.for_each(count, &piece),
             _ => (0..count).for_each(piece),
         }
     }
 
     /// Calls `work` for each item, in any order and possibly at the same time.
-    pub fn for_each_mut<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync + Send) {
-        match &self.0 {
-            Some(pool) if items.len() > 1 => {
-                pool.install(|| items.par_iter_mut().with_max_len(1).for_each(work))
-            }
-            _ => items.iter_mut().for_each(work),
-        }
+    pub fn for_each_mut<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+        // Each lock is taken once; it only tells the compiler what the pool promises.
+        let items: Vec<Mutex<&mut T>> = items.iter_mut().map(Mutex::new).collect();
+        self.for_each(items.len(), |i| work(&mut items[i].lock().unwrap_or_else(PoisonError::into_inner)));
     }
 }

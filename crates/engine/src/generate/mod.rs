@@ -46,7 +46,7 @@ pub(crate) fn generate(
     let mut decoder = Decoder::new(pass, rope);
     let common = common_prefix(prompts);
     let shared = match prompts.first() {
-        Some(ids) if common > 0 => pass.threads.install(|| decoder.prefill(&ids[..common])),
+        Some(ids) if common > 0 => decoder.prefill(&ids[..common]),
         _ => Segment::default(),
     };
 
@@ -66,7 +66,7 @@ pub(crate) fn generate(
         if active.is_empty() {
             break;
         }
-        let picked = pass.threads.install(|| next_ids(pass, &mut decoder, &shared, &mut active, decoding));
+        let picked = next_ids(pass, &mut decoder, &shared, &mut active, decoding);
         for (slot, id) in picked {
             let slot = &mut active[slot];
             slot.finish = advance(slot, id, prompts, decoding, config.max_positions, watch);

@@ -11,6 +11,7 @@ pub(crate) mod int8;
 pub mod isa;
 pub(crate) mod loss;
 pub(crate) mod packed;
+pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod residual;
 pub(crate) mod rmsnorm;
