@@ -22,6 +22,8 @@ pub enum Measurement {
     Generate(Generate),
     /// Training on rows of one length each, at the same number of tokens in a micro-batch
     Lengths(Lengths),
+    /// What 8-bit weights cost: scores, gradients and a training run beside f32's
+    Error(Error),
     /// The machine's own limits: multiply-adds and bytes read, a second
     Ceilings(Ceilings),
     /// Writes a model of random weights, for speed does not depend on them
@@ -91,6 +93,28 @@ pub struct Lengths {
     /// Optimiser steps that count, after one that does not
     #[arg(long, default_value_t = 3)]
     pub steps: usize,
+}
+
+/// `error`.
+#[derive(Group)]
+pub struct Error {
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Question-answer rows, as for `train`
+    #[arg(long, value_name = "FILE")]
+    pub rows: PathBuf,
+    /// Rows to train on, besides 16 that are held out
+    #[arg(long, default_value_t = 400)]
+    pub samples: usize,
+    /// Optimiser steps of four rows
+    #[arg(long, default_value_t = 240)]
+    pub steps: u64,
+    /// Learning rate at the start, falling to 0
+    #[arg(long, default_value_t = 5e-4)]
+    pub rate: f64,
+    /// The matrices with an adapter
+    #[arg(long, value_enum, default_value = "all")]
+    pub targets: Targets,
 }
 
 /// `ceilings`.

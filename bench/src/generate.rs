@@ -16,7 +16,7 @@ pub fn run(args: &Generate) -> Result<Value> {
     let repetitions = args.repetitions.unwrap_or(if args.batch == 1 { 5 } else { 3 });
     let examples = rows::rows(&args.rows, repetitions * args.batch)?;
     let model = subject::model(&args.subject)?;
-    let tokenizer = subject::tokenizer(&args.subject, &model)?;
+    let tokenizer = subject::tokenizer(&args.subject)?;
     let template = Template::workshop();
     let prompts = examples
         .iter()

@@ -4,6 +4,7 @@
 
 mod args;
 mod ceilings;
+mod error;
 mod generate;
 mod lengths;
 mod make_model;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Measurement::Train(args) => train::run(&args),
         Measurement::Generate(args) => generate::run(&args),
         Measurement::Lengths(args) => lengths::run(&args),
+        Measurement::Error(args) => error::run(&args),
         Measurement::Ceilings(args) => ceilings::run(&args),
         Measurement::MakeModel(args) => make_model::run(&args),
     };

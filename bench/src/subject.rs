@@ -26,20 +26,30 @@ pub fn model(subject: &Subject) -> Result<Arc<Model>> {
 }
 
 /// The model's own tokenizer.
-pub fn tokenizer(subject: &Subject, model: &Model) -> Result<TextTokenizer> {
-    let eos = *model.config().eos_ids.first().context("config.json names no eos_token_id")?;
-    let tokenizer = TextTokenizer::from_dir(&subject.model, eos)?;
-    tokenizer.check_fits(model.config().vocab_size)?;
-    Ok(tokenizer)
+pub fn tokenizer(subject: &Subject) -> Result<TextTokenizer> {
+    let path = subject.model.join("config.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let eos = *LlamaConfig::parse(&text)?.eos_ids.first().context("config.json names no eos_token_id")?;
+    Ok(TextTokenizer::from_dir(&subject.model, eos)?)
 }
 
 /// An engine whose adapter is the reference's: rank 8, alpha 16, dropout 0.1.
 pub fn engine(subject: &Subject, model: &Arc<Model>, targets: Targets) -> Result<CpuEngine> {
+    engine_with(subject, model, targets, 0.1)
+}
+
+/// The same with another dropout.
+pub fn engine_with(
+    subject: &Subject,
+    model: &Arc<Model>,
+    targets: Targets,
+    dropout: f32,
+) -> Result<CpuEngine> {
     let targets: BTreeSet<Target> = match targets {
         Targets::Qv => [Target::Q, Target::V].into(),
         Targets::All => Target::ALL.into(),
     };
-    let lora = LoraConfig { rank: 8, alpha: 16.0, dropout: 0.1, targets, rslora: false };
+    let lora = LoraConfig { rank: 8, alpha: 16.0, dropout, targets, rslora: false };
     let mut engine = CpuEngine::new(model.clone(), &lora, subject.threads)?;
     engine.set_adapter(&initial_adapter(model.config(), &lora, SEED))?;
     Ok(engine)

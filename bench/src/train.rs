@@ -1,7 +1,7 @@
 //! Training as the reference does it, through the product's own data path: rows, template, tokens, plan, steps.
 
 use anyhow::{Context, Result};
-use consilium_core::{Engine, Schedule, ScheduleKind, StepStats};
+use consilium_core::{Batch, Engine, Schedule, ScheduleKind, StepStats};
 use consilium_data::{Template, TrainingPlan};
 use serde_json::{Value, json};
 
@@ -17,8 +17,13 @@ const RATE: f64 = 5e-4;
 /// One pass over the rows, 32 a step.
 pub fn run(args: &Train) -> Result<Value> {
     let examples = rows::rows(&args.rows, args.samples)?;
-    let model = subject::model(&args.subject)?;
-    let tokenizer = subject::tokenizer(&args.subject, &model)?;
+    // As in the product, the tokenizer is read beside the weights.
+    let (model, tokenizer) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| subject::tokenizer(&args.subject));
+        (subject::model(&args.subject), tokenizer.join().expect("reading a tokenizer does not panic"))
+    });
+    let (model, tokenizer) = (model?, tokenizer?);
+    tokenizer.check_fits(model.config().vocab_size)?;
     let rows = tokenizer.encode_all(&Template::workshop(), &examples, MAX_TOKENS)?.rows;
     let plan = TrainingPlan {
         micro_batch: 4,
@@ -34,11 +39,13 @@ pub fn run(args: &Train) -> Result<Value> {
     engine.begin(&subject::settings());
     let mut startup_s = None;
     let mut steps = Vec::new();
+    let mut computed = 0;
     for step in 0..total_steps {
         let batches = plan.step(&rows, step);
         if step == 0 {
             startup_s = age_s();
         }
+        computed += batches.iter().map(computed_tokens).sum::<usize>();
         let stats = engine.step(&batches, schedule.rate_at(step))?;
         steps.push((plan.indices(rows.len(), step).len(), stats));
     }
@@ -51,6 +58,7 @@ pub fn run(args: &Train) -> Result<Value> {
             "targets": args.targets.name(),
             "samples": rows.len(),
             "tokens": steps.iter().map(|(_, stats)| stats.tokens).sum::<usize>(),
+            "computed_tokens": computed,
             "samples_per_s": median(steps.iter().map(|(rows, stats)| *rows as f64 / stats.seconds)),
             "tokens_per_s": median(steps.iter().map(|(_, stats)| tokens_per_s(stats))),
             "steps": steps.iter().map(|(rows, stats)| json!({
@@ -63,6 +71,12 @@ pub fn run(args: &Train) -> Result<Value> {
             "loss": loss,
         }),
     ))
+}
+
+/// Tokens that go through the model: what the rows of a micro-batch begin with goes once. The last common token
+/// predicts something else in each row.
+fn computed_tokens(batch: &Batch) -> usize {
+    batch.tokens() - (batch.sequences() - 1) * batch.prefix_len.saturating_sub(1)
 }
 
 /// Real tokens a second; there is no padding.

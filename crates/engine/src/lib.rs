@@ -32,7 +32,7 @@
 //! | `plan` | a batch's tokens, with a common beginning only once |
 //! | `forward`, `backward` | the transformer on one screen each |
 //! | [`engine`] | [`CpuEngine`]: steps, loss, scores |
-//! | [`probe`] | what this machine could do at best |
+//! | [`probe`] | what this machine could do at best, and each kernel alone |
 //! | `generate` | decoding with a paged key-value cache; a shared beginning is computed once |
 //!
 //! # Determinism
@@ -50,11 +50,7 @@ mod linear;
 pub mod lora;
 pub mod model;
 mod plan;
-pub mod probe {
-    //! What this machine could do at best: ceilings to hold a measurement against.
-
-    pub use crate::kernels::probe::{fma_gflops, read_gb_per_s};
-}
+pub mod probe;
 mod sampling;
 mod threads;
 pub mod weights;

@@ -68,6 +68,12 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
+    /// Those whose bodies a test can run here: the processor's own, and NEON's on a model of its intrinsics.
+    #[cfg(test)]
+    pub(crate) fn tested() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available() || *isa == Isa::Neon)
+    }
+
     /// As `CONSILIUM_ISA` spells it: `portable`, `neon`, `avx2`, `avx512` or `avx512-vnni`.
     pub fn name(self) -> &'static str {
         match self {

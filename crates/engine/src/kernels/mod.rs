@@ -10,6 +10,8 @@ pub(crate) mod gemm;
 pub(crate) mod int8;
 pub mod isa;
 pub(crate) mod loss;
+#[cfg(all(test, not(target_arch = "aarch64")))]
+pub(crate) mod neon_model;
 pub(crate) mod packed;
 pub(crate) mod pool;
 pub(crate) mod probe;

@@ -147,7 +147,8 @@ impl Pool {
         let mut pool = Self { state: Arc::default(), turn: Mutex::new(0), threads: Vec::new() };
         for i in 0..helpers {
             let state = Arc::clone(&pool.state);
-            let thread = std::thread::Builder::new().name(format!("engine-{i}")).spawn(move || state.live())?;
+            let thread =
+                std::thread::Builder::new().name(format!("engine-{i}")).spawn(move || state.live())?;
             pool.threads.push(thread);
         }
         Ok(pool)

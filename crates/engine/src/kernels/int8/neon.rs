@@ -1,16 +1,19 @@
 //! NEON (4 x 4): widening products of 8 bits, added up in pairs.
 
+#[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
 
 use super::QUAD;
 use super::tile::Tile;
+#[cfg(not(target_arch = "aarch64"))]
+use crate::kernels::neon_model::*;
 use crate::kernels::tile::COLUMNS;
 
 /// See [`Tile::run`].
 ///
 /// # Safety
 /// As there.
-#[target_feature(enable = "neon")]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 pub(super) unsafe fn neon(tile: &Tile) {
     let mut row = 0;
     while row < tile.rows {
@@ -37,7 +40,7 @@ pub(super) unsafe fn neon(tile: &Tile) {
     }
 }
 
-#[target_feature(enable = "neon")]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 #[allow(clippy::needless_range_loop)]
 unsafe fn neon_tile<const R: usize>(tile: &Tile) {
     let Tile { a, a_row, b, c, c_row, .. } = *tile;

@@ -48,7 +48,7 @@ impl Tile {
                 Isa::Avx512Vnni => super::x86::vnni(self),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Avx2 => super::x86::avx2(self),
-                #[cfg(target_arch = "aarch64")]
+                #[cfg(any(test, target_arch = "aarch64"))]
                 Isa::Neon => super::neon::neon(self),
                 _ => portable(self),
             }

@@ -1,14 +1,17 @@
 //! NEON (8 x 12: 24 accumulators of the 32 registers); 16 columns go as 12 and 4.
 
+#[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
 
 use super::Tile;
+#[cfg(not(target_arch = "aarch64"))]
+use crate::kernels::neon_model::*;
 
 /// See [`Tile::run`].
 ///
 /// # Safety
 /// As there.
-#[target_feature(enable = "neon")]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 pub(super) unsafe fn neon(tile: &Tile) {
     let mut row = 0;
     while row < tile.rows {
@@ -47,7 +50,7 @@ pub(super) unsafe fn neon(tile: &Tile) {
     }
 }
 
-#[target_feature(enable = "neon")]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 #[allow(clippy::needless_range_loop)]
 unsafe fn neon_tile<const R: usize, const L: usize>(tile: &Tile) {
     let Tile { a, a_row, a_col, b, b_row, c, c_row, depth, .. } = *tile;
