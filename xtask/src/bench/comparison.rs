@@ -41,9 +41,9 @@ pub struct Row {
     pub peer_name: Option<&'static str>,
     /// How many times better we are, by medians.
     pub ratio: Option<f64>,
-    /// The least ratio that is good enough, if one is agreed on.
+    /// The least ratio that is good enough.
     pub floor: Option<f64>,
-    /// The ratio that is wanted, if one is agreed on.
+    /// The ratio that is wanted, where there is one.
     pub aim: Option<f64>,
 }
 

@@ -106,7 +106,7 @@ mod tests {
         let text = render(&comparison, &machine::describe(&session.runs), &session);
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
         let words: Vec<&str> = line("train q,v f32 / SFTTrainer").split_whitespace().skip(6).collect();
-        assert_eq!(words, ["250", "[200", "300]", "100", "[100", "100]", "2.50", "-", "-"], "{text}");
+        assert_eq!(words, ["250", "[200", "300]", "100", "[100", "100]", "2.50", "2.20", "3.20"], "{text}");
         assert!(line("start to first").contains("2.00 [2.00 2.00]"), "{text}");
         assert!(text.contains("best of three: peer loop, batch 4"), "{text}");
         assert!(text.contains("reaches 50 %") && text.contains("setup-torch.sh"), "{text}");
