@@ -129,6 +129,14 @@ pub enum DataError {
         /// The one whose name is closest, if any is close.
         nearest: Option<String>,
     },
+    /// A site whose name cannot be that of its files.
+    #[error("site `{site}` cannot name a file: {reason}")]
+    SiteName {
+        /// The site.
+        site: String,
+        /// Why not.
+        reason: String,
+    },
     /// A partition that cannot be made.
     #[error("cannot partition {rows} rows: {reason}")]
     Partition {

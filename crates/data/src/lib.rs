@@ -7,6 +7,7 @@
 //! | find | path or hub id -> data files of one split | [`source`], [`hub`], [`splits`], [`card`] |
 //! | read | file -> [`Example`]s, bad rows counted | [`read`](mod@read), [`table`] |
 //! | partition | examples -> one [`Shard`] per site | [`partition`](mod@partition) |
+//! | carry | shards -> a CSV file for each site | [`write`] |
 //! | split | shard -> training, validation and test rows | [`split`](mod@split) |
 //! | template | example -> prompt and completion | [`template`] |
 //! | encode | text -> [`Tokens`] | [`tokenizer`] |
@@ -33,6 +34,7 @@ pub mod splits;
 pub mod table;
 pub mod template;
 pub mod tokenizer;
+pub mod write;
 
 pub use error::DataError;
 pub use example::{Columns, Example};
@@ -45,3 +47,4 @@ pub use read::{BadRow, ColumnsUsed, ReadOptions, ReadReport, read};
 pub use split::{Split, split};
 pub use template::Template;
 pub use tokenizer::{Encoded, TextTokenizer, Tokens};
+pub use write::{SiteFiles, file_name, write_sites};

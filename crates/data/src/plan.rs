@@ -54,7 +54,7 @@ impl TrainingPlan {
         let per_epoch = self.steps_per_epoch(rows);
         let epoch = step.checked_div(per_epoch)?;
         let first = (step % per_epoch) as usize * self.rows_per_step();
-        Some((self.order(rows, epoch), first..(first + self.rows_per_step()).min(rows)))
+        Some((self.order(rows, epoch), first..first.saturating_add(self.rows_per_step()).min(rows)))
     }
 
     fn order(&self, rows: usize, epoch: u64) -> Vec<usize> {
@@ -67,7 +67,7 @@ impl TrainingPlan {
     }
 
     fn rows_per_step(&self) -> usize {
-        self.micro_batch.max(1) * self.accumulation.max(1)
+        self.micro_batch.max(1).saturating_mul(self.accumulation.max(1))
     }
 }
 

@@ -47,4 +47,4 @@ pub use scores::{GroupScores, ModelScores, Scores, corpus_scores};
 pub use summary::Summary;
 
 pub use table::{TableOptions, render_table};
-pub use verdict::{Recovered, Verdict, VerdictRow, WorstSite, verdict};
+pub use verdict::{Recovered, Verdict, VerdictRow, WorstSite, site_verdict, verdict};

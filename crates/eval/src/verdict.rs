@@ -138,6 +138,24 @@ pub fn verdict(
     Ok(Verdict { metric, rows, worst_site, sites_worse_off, recovered, bootstrap: *bootstrap })
 }
 
+/// Judges one site alone, by its own test rows: the row that [`verdict`] gives this site, bit for bit, without a row
+/// over all sites. For where the other sites' answers are not to be had, and with them no pooled model and no matrix.
+///
+/// # Errors
+/// As [`verdict`]: `base`, `federated` and `local-<site>` must have answered every test row of `site`, and of no other.
+pub fn site_verdict(
+    predictions: &[Prediction],
+    site: &str,
+    metric: Metric,
+    bootstrap: &Bootstrap,
+) -> Result<Verdict, EvalError> {
+    let paired = Paired::new(predictions, &[site.to_owned()], metric)?;
+    let comparison = Comparison::new(&paired, site, &paired.rows_of(0), &paired.locals[0]);
+    let row = comparison.judge(metric, bootstrap)?.0;
+    let sites_worse_off = usize::from(row.worse_off);
+    Ok(Verdict { metric, rows: vec![row], sites_worse_off, bootstrap: *bootstrap, ..Verdict::default() })
+}
+
 /// The models on the questions of one row of the table.
 struct Comparison<'a> {
     name: &'a str,

@@ -81,12 +81,17 @@ pub(crate) fn headline(verdict: &Verdict) -> String {
         verdict.sites().filter(|row| Outcome::of(row) == outcome).map(|row| row.site.as_str()).collect()
     };
     let sites = verdict.sites().count();
+    if let (1, Some(row)) = (sites, verdict.sites().next()) {
+        return match Outcome::of(row) {
+            Outcome::Better => format!("Yes: joining helped {}.", row.site),
+            Outcome::Worse => format!("No: {} is worse off for joining.", row.site),
+            Outcome::Unclear => format!("These questions can't tell whether joining helped {}.", row.site),
+        };
+    }
     let (better, worse, unclear) = (of(Outcome::Better), of(Outcome::Worse), of(Outcome::Unclear));
     let mut parts = vec![match better.len() {
         0 => "Joining helped no hospital for certain".to_owned(),
-        n if n == sites => {
-            format!("Yes: joining helped {}", if n == 1 { "the hospital" } else { "every hospital" })
-        }
+        n if n == sites => "Yes: joining helped every hospital".to_owned(),
         n => format!("Joining helped {n} of {}", counted(sites, "hospital")),
     }];
     if !worse.is_empty() {
@@ -178,6 +183,10 @@ mod tests {
             mixed,
             "Joining helped 1 of 3 hospitals; B is worse off; for C these questions can't tell."
         );
+        let alone = |row: &VerdictRow| say(std::slice::from_ref(row));
+        assert_eq!(alone(&good), "Yes: joining helped A.");
+        assert_eq!(alone(&bad), "No: B is worse off for joining.");
+        assert_eq!(alone(&open), "These questions can't tell whether joining helped C.");
         let three = say(&[bad.clone(), bad.clone(), bad, open]);
         assert_eq!(
             three,

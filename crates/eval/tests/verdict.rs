@@ -1,6 +1,8 @@
 //! The verdict and the matrix on small made-up runs whose answer can be worked out by hand.
 
-use consilium_eval::{Bootstrap, EvalError, Judgement, Metric, Prediction, judge, matrix, verdict};
+use consilium_eval::{
+    Bootstrap, EvalError, Judgement, Metric, Prediction, judge, matrix, site_verdict, verdict,
+};
 
 const SITES: [&str; 2] = ["north", "south"];
 const ROWS: usize = 20;
@@ -157,6 +159,28 @@ fn what_is_missing_is_named_by_model_site_and_id() {
         }
     );
     assert_eq!(verdict(&whole, &[], Metric::RougeL, &bootstrap()), Err(EvalError::NoSites));
+}
+
+#[test]
+fn a_site_alone_gets_the_row_that_it_gets_among_all() {
+    let whole = run(&MODELS, uneven);
+    let among = verdict(&whole, &sites(), Metric::RougeL, &bootstrap()).unwrap();
+    let own: Vec<Prediction> = whole
+        .iter()
+        .filter(|p| p.site == "south" && ["base", "local-south", "federated"].contains(&p.model.as_str()))
+        .cloned()
+        .collect();
+    let alone = site_verdict(&own, "south", Metric::RougeL, &bootstrap()).unwrap();
+    assert_eq!(alone.rows.len(), 1);
+    assert_eq!(alone.rows[0].pooled, None);
+    assert_eq!(
+        consilium_eval::VerdictRow { pooled: among.rows[1].pooled, ..alone.rows[0].clone() },
+        among.rows[1]
+    );
+    assert!(alone.all().is_none() && alone.recovered.is_none() && alone.worst_site.is_none());
+    let error = site_verdict(&own[..5], "south", Metric::RougeL, &bootstrap()).unwrap_err().to_string();
+    assert!(error.contains("federated") || error.contains("local-south"), "{error}");
+    assert!(site_verdict(&whole, "south", Metric::RougeL, &bootstrap()).is_err(), "rows of another site");
 }
 
 #[test]
