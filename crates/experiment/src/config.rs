@@ -6,6 +6,7 @@
 
 mod defaults;
 mod read;
+mod session;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use std::path::PathBuf;
 use consilium_core::{LoraConfig, Precision, ScheduleKind};
 use consilium_federation::{LocalWork, ScheduleScope, Weights};
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub(crate) use read::unknown_key;
 
 /// What can be wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

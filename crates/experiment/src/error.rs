@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use consilium_core::{AdapterError, EngineError};
 use consilium_data::DataError;
 use consilium_eval::EvalError;
-use consilium_federation::{StrategyError, TrainError};
+use consilium_federation::{StrategyError, TrainError, TransportError};
 
 use crate::config::ConfigError;
+use crate::hospital::PolicyRefusal;
 
 /// Why a run could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,22 @@ pub enum ExperimentError {
     /// Aggregation.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
+    /// The connection to a session.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// This hospital's policy does not allow what a session asks.
+    #[error(transparent)]
+    Refused(#[from] PolicyRefusal),
+    /// What is here is not what the session's plan says.
+    #[error("the session's plan says {what} is {planned}, but here it is {found}")]
+    NotThePlan {
+        /// The plan's field.
+        what: String,
+        /// Its value in the plan.
+        planned: String,
+        /// Its value here.
+        found: String,
+    },
     /// Judging the answers.
     #[error(transparent)]
     Eval(#[from] EvalError),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use consilium_core::{Adapter, Event, Sink, StopFlag, npz};
 use consilium_federation::{
-    Action, FedAvg, RoundRecord, Session, SessionSettings, SiteError, Strategy, Task, Update, site, take_part,
+    Action, FedAvg, RoundRecord, Session, SiteError, Strategy, Task, Update, site, take_part,
 };
 
 use crate::config::Config;
@@ -97,28 +97,17 @@ fn begin_or_resume(
             .map_err(|e| ExperimentError::broken(&state_path(folder), e))?;
         return Ok((session, global));
     }
-    let federation = &config.federation;
-    let settings = SessionSettings {
-        rounds: federation.rounds,
-        sites_per_round: Some(federation.asked(sites.len())),
-        quorum: federation.needed(sites.len()),
-        deadline_s: federation.deadline_s,
-        seed: config.seed,
-    };
+    let settings = config.federation.session_settings(sites.len(), config.seed);
     let roster = sites.iter().map(|site| site.name.clone()).collect();
     Ok((Session::new(settings, roster, initial.sha256()), initial.clone()))
 }
 
-/// A site's presence: it works until the session is over. A panic in its work counts as its failure alone.
+/// A site's presence: it works until the session is over.
 fn attend(hall: &Hall, rows: &TrainRows, work: &Work<'_>, stop: &StopFlag) {
     let mut transport = InProcess { hall, site: &rows.name };
-    let mut guarded = |task: &Task, global: &Adapter| {
-        let done = std::panic::AssertUnwindSafe(|| work(rows, task, global));
-        std::panic::catch_unwind(done)
-            .unwrap_or_else(|_| Err(SiteError::Other("the site's work panicked".into())))
-    };
+    let mut work = |task: &Task, global: &Adapter| guarded(|| work(rows, task, global));
     // In one process the transport only breaks when a site's adapter does: the round goes on without the site.
-    while let Err(lost) = take_part(&mut transport, &mut guarded) {
+    while let Err(lost) = take_part(&mut transport, &mut work) {
         let round = hall.enter().session.round();
         if stop.is_raised()
             || consilium_federation::Transport::report_failure(&mut transport, round, &lost.0).is_err()
@@ -126,6 +115,12 @@ fn attend(hall: &Hall, rows: &TrainRows, work: &Work<'_>, stop: &StopFlag) {
             break;
         }
     }
+}
+
+/// Does `work`; a panic in it becomes its failure.
+pub(crate) fn guarded(work: impl FnOnce() -> Result<Update, SiteError>) -> Result<Update, SiteError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(SiteError::Other("the site's work panicked".into())))
 }
 
 struct Coordinator<'a> {
@@ -148,7 +143,7 @@ impl Coordinator<'_> {
             }
             match state.session.advance(self.hall.now()) {
                 Some(Action::Publish { round, sites, base_sha256, .. }) => {
-                    let task = self.task(round, base_sha256);
+                    let task = self.config.federation.task(round, training(self.config), base_sha256);
                     self.hall.publish(&mut state, &task, &sites, &self.global);
                 }
                 Some(Action::Aggregate { contributions, .. }) => {
@@ -168,18 +163,6 @@ impl Coordinator<'_> {
                     state = self.hall.wait(state, left.unwrap_or(LOOK_EVERY).min(LOOK_EVERY));
                 }
             }
-        }
-    }
-
-    fn task(&self, round: u32, base_sha256: String) -> Task {
-        let federation = &self.config.federation;
-        Task {
-            round,
-            rounds: federation.rounds,
-            work: federation.local_work(),
-            scope: federation.schedule,
-            training: training(self.config),
-            base_sha256,
         }
     }
 

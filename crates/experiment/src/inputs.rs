@@ -128,19 +128,7 @@ pub fn folder_name(name: &str) -> String {
 
 /// The part of the configuration that a task carries to a site.
 pub(crate) fn training(config: &Config) -> Training {
-    let train = &config.train;
-    Training {
-        micro_batch: train.micro_batch,
-        accumulation: train.accumulation,
-        prompt_loss_weight: train.prompt_loss_weight,
-        shuffle: train.shuffle,
-        learning_rate: train.learning_rate,
-        schedule: train.schedule,
-        warmup_steps: train.warmup_steps,
-        weight_decay: train.weight_decay,
-        max_grad_norm: train.max_grad_norm,
-        seed: config.seed,
-    }
+    config.train.training(config.seed)
 }
 
 /// Tokenised training rows with the plan that makes them steps.

@@ -12,6 +12,7 @@
 //! | [`evaluate`] | asking the questions |
 //! | [`simulate`](mod@simulate) | the whole comparison, stage by stage |
 //! | [`train`](mod@train) | one training without a federation |
+//! | [`hospital`] | one site's part in a session that somebody else coordinates |
 //! | [`export`] | adapters and merged models for other programs |
 //! | `checkpoint`, [`run_folder`], [`durable`] | what is kept, and how it survives a stop |
 //! | `summary` | predictions and events become `summary.json` and the report |
@@ -26,6 +27,7 @@ mod error;
 pub mod evaluate;
 pub mod export;
 mod federated;
+pub mod hospital;
 pub mod inputs;
 pub mod machine;
 pub mod run_folder;

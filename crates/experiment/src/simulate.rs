@@ -87,7 +87,8 @@ pub fn simulate(
     Ok(summary)
 }
 
-fn origin(inputs: &Inputs, initial: &Adapter) -> Origin {
+/// What a run on `inputs` starts from.
+pub(crate) fn origin(inputs: &Inputs, initial: &Adapter) -> Origin {
     Origin {
         model_sha256: inputs.model.info().sha256,
         rows_sha256: inputs.rows_sha256(),
@@ -101,7 +102,8 @@ fn finished_summary(folder: &RunFolder) -> Result<Summary, ExperimentError> {
     serde_json::from_slice(&bytes).map_err(|e| ExperimentError::broken(&path, e))
 }
 
-fn seconds_before(folder: &RunFolder) -> Result<f64, ExperimentError> {
+/// Seconds that earlier calls worked on the run in `folder`.
+pub(crate) fn seconds_before(folder: &RunFolder) -> Result<f64, ExperimentError> {
     let text = durable::read(&folder.state("seconds"))?;
     Ok(text.and_then(|bytes| String::from_utf8_lossy(&bytes).parse().ok()).unwrap_or(0.0))
 }
@@ -169,19 +171,12 @@ impl Run<'_> {
         }
     }
 
-    /// The adapter of `model` from the run folder, or made by `make` and saved there.
     fn kept_or(
         &self,
         model: &str,
         make: impl FnOnce() -> Result<Adapter, ExperimentError>,
     ) -> Result<(String, Adapter), ExperimentError> {
-        if let Some(adapter) = self.folder.load_adapter(model)? {
-            return Ok((model.into(), adapter.conform(&self.initial.schema())?));
-        }
-        let adapter = make()?;
-        self.folder.save_adapter(model, &adapter, &self.config.lora, &self.config.model.id)?;
-        durable::remove(&self.folder.state(model))?;
-        Ok((model.into(), adapter))
+        kept_or(self.folder, self.config, self.initial, model, make)
     }
 
     fn train_alone(
@@ -212,19 +207,48 @@ impl Run<'_> {
         let base = ("base".to_owned(), self.initial.clone());
         let models: Vec<&(String, Adapter)> = std::iter::once(&base).chain(adapters).collect();
         let answers = self.engines.for_each(&models, |engine, (model, adapter)| {
-            let place = self.folder.state(&format!("{model}.predictions"));
-            if let Some(bytes) = durable::read(&place)? {
-                return serde_json::from_slice(&bytes).map_err(|e| ExperimentError::broken(&place, e));
-            }
-            engine.set_adapter(adapter).map_err(ExperimentError::engine(format!("evaluating {model}")))?;
             let hooks = (self.sink, self.stop);
-            let answers = evaluate_all(engine, &asking, model, self.config, self.inputs, hooks)?;
-            let bytes = serde_json::to_vec(&answers).map_err(|e| ExperimentError::broken(&place, e))?;
-            durable::write_file(&place, &bytes)?;
-            Ok(answers)
+            kept_answers(engine, &asking, model, adapter, (self.config, self.inputs, self.folder), hooks)
         })?;
         Ok(answers.into_iter().flatten().collect())
     }
+}
+
+/// The adapter of `model` from the run folder, or made by `make` and saved there.
+pub(crate) fn kept_or(
+    folder: &RunFolder,
+    config: &Config,
+    initial: &Adapter,
+    model: &str,
+    make: impl FnOnce() -> Result<Adapter, ExperimentError>,
+) -> Result<(String, Adapter), ExperimentError> {
+    if let Some(adapter) = folder.load_adapter(model)? {
+        return Ok((model.into(), adapter.conform(&initial.schema())?));
+    }
+    let adapter = make()?;
+    folder.save_adapter(model, &adapter, &config.lora, &config.model.id)?;
+    durable::remove(&folder.state(model))?;
+    Ok((model.into(), adapter))
+}
+
+/// The answers of `model` to every question from the run's state, or given by `adapter` and kept there.
+pub(crate) fn kept_answers(
+    engine: &mut CpuEngine,
+    asking: &Asking<'_>,
+    model: &str,
+    adapter: &Adapter,
+    (config, inputs, folder): (&Config, &Inputs, &RunFolder),
+    hooks: (&dyn Sink, &StopFlag),
+) -> Result<Vec<Prediction>, ExperimentError> {
+    let place = folder.state(&format!("{model}.predictions"));
+    if let Some(bytes) = durable::read(&place)? {
+        return serde_json::from_slice(&bytes).map_err(|e| ExperimentError::broken(&place, e));
+    }
+    engine.set_adapter(adapter).map_err(ExperimentError::engine(format!("evaluating {model}")))?;
+    let answers = evaluate_all(engine, asking, model, config, inputs, hooks)?;
+    let bytes = serde_json::to_vec(&answers).map_err(|e| ExperimentError::broken(&place, e))?;
+    durable::write_file(&place, &bytes)?;
+    Ok(answers)
 }
 
 /// The sentence about a site's rows that were cut.

@@ -91,7 +91,8 @@ pub(crate) fn summarise(
     })
 }
 
-fn record_scores(sink: &dyn Sink, model: &str, site: &str, scores: &Scores) {
+/// Tells `sink` a model's scores on the test rows of `site`.
+pub(crate) fn record_scores(sink: &dyn Sink, model: &str, site: &str, scores: &Scores) {
     for metric in Metric::ALL {
         if let Some(value) = scores.get(metric) {
             sink.record(&Event::Score {
@@ -235,7 +236,8 @@ pub(crate) fn write_results(
     durable::write_file(&path, text.as_bytes())
 }
 
-fn jsonl(predictions: &[Prediction]) -> Result<Vec<u8>, serde_json::Error> {
+/// One JSON object a line.
+pub(crate) fn jsonl(predictions: &[Prediction]) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = Vec::new();
     for prediction in predictions {
         serde_json::to_writer(&mut bytes, prediction)?;

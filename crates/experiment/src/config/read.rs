@@ -8,7 +8,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Syntax`] or [`ConfigError::UnknownKey`].
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| unknown_key(error.message(), &error))
+        toml::from_str(text).map_err(|error: toml::de::Error| unknown_key(error.message(), &error))
     }
 
     /// Reads a TOML table, such as a preset overlaid with what the user wrote.
@@ -25,8 +25,9 @@ impl Config {
     }
 }
 
-/// Turns serde's "unknown field `x`, expected one of `a`, `b`" into the key and its nearest neighbour.
-fn unknown_key(message: &str, whole: &toml::de::Error) -> ConfigError {
+/// Turns serde's "unknown field `x`, expected one of `a`, `b`" into the key and its nearest neighbour; `whole` is the
+/// error with its place.
+pub(crate) fn unknown_key(message: &str, whole: &dyn std::fmt::Display) -> ConfigError {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let key = match message.strip_prefix("unknown field") {
         Some(_) => quoted.next(),

@@ -11,6 +11,9 @@ use consilium_data::{Example, Template, TextTokenizer};
 use consilium_engine::Model;
 use consilium_experiment::{Config, Inputs, SiteData};
 
+/// How questions are put.
+pub const TEMPLATE: &str = "Q: {question}\nA: {answer}";
+
 /// The repository's bundled model.
 pub fn model_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/model")
@@ -46,7 +49,7 @@ pub fn inputs() -> Inputs {
     Inputs {
         model,
         tokenizer,
-        template: Template::parse("Q: {question}\nA: {answer}").unwrap(),
+        template: Template::parse(TEMPLATE).unwrap(),
         shards: vec![site("north", 8), site("south side", 6)],
         data: Default::default(),
     }
@@ -56,6 +59,7 @@ pub fn inputs() -> Inputs {
 pub fn config() -> Config {
     let mut config = Config { threads: 2, ..Config::default() };
     config.model.id = "consilium-demo".into();
+    config.data.template = Some(TEMPLATE.into());
     config.lora.rank = 2;
     config.train.micro_batch = 2;
     config.train.accumulation = 2;
