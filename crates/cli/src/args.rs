@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::data_args::{AdapterCommand, PartitionArgs};
 use crate::options::{
     DataOptions, EvalOptions, FederationOptions, LoraOptions, ModelOption, PrecisionName, RunOptions,
     TrainOptions,
@@ -72,11 +73,17 @@ pub enum Command {
     Export(ExportArgs),
     /// Rebuild report.html of a run from its files
     Report(ReportArgs),
-    /// Look at data before training on it
+    /// Look at data before training on it, or share it out to sites
     Data {
         /// What to do with the data
         #[command(subcommand)]
         command: DataCommand,
+    },
+    /// Make adapters
+    Adapter {
+        /// What to do
+        #[command(subcommand)]
+        command: AdapterCommand,
     },
     /// What this machine and a configuration will need: memory, bytes, time
     Doctor(Box<DoctorArgs>),
@@ -374,6 +381,16 @@ Examples:
   consilium data inspect rows.csv --model HuggingFaceTB/SmolLM2-135M --partition-by bio_category
   consilium data inspect rows.jsonl --question-column q --answer-column a --json")]
     Inspect(Box<InspectArgs>),
+    /// Each site's rows as a CSV file of its own, shared out as `simulate` would, before the split
+    #[command(after_help = "\
+Examples:
+  consilium data partition --preset workshop --out sites
+  consilium data partition --data rows.csv --partition-by department --out sites
+  consilium data partition --config runs/a/config.toml --out sites --json
+
+Writes SITE.csv with the columns id, question, answer and category, and SITE.test.csv where test rows have their own
+source. In names of files whatever is not a letter, digit, dot, underscore or minus sign becomes an underscore.")]
+    Partition(Box<PartitionArgs>),
 }
 
 /// `data inspect`

@@ -142,6 +142,7 @@ fn hint_for_data(error: &DataError) -> Option<&'static str> {
         DataError::NotEnoughRows { .. } => Some(
             "set --train-rows, --validation-rows and --test-rows; without --train-rows all that is left is trained on",
         ),
+        DataError::SiteName { .. } => Some("name the sites yourself with --sites, or rename the categories"),
         DataError::TooManyBadRows { .. } => Some("mend the rows, or skip some with --max-bad-rows N"),
         DataError::TokenizerDoesNotFit { .. } => {
             Some("the model's directory holds a tokenizer.json of another model: copy the right one there")

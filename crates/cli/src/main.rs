@@ -4,6 +4,7 @@ mod args;
 mod bundle;
 mod commands;
 mod config;
+mod data_args;
 mod failure;
 mod inputs;
 mod interrupt;
@@ -46,6 +47,8 @@ fn run(command: Command, voice: args::Voice) -> anyhow::Result<()> {
         Command::Export(args) => commands::export::run(&args, voice),
         Command::Report(args) => commands::report::run(&args, voice),
         Command::Data { command: DataCommand::Inspect(args) } => commands::inspect::run(&args, voice),
+        Command::Data { command: DataCommand::Partition(args) } => commands::partition::run(&args, voice),
+        Command::Adapter { command } => commands::adapter::run(&command, voice),
         Command::Doctor(args) => commands::doctor::run(&args, voice),
         Command::Completions { shell } => commands::completions::run(shell),
     }

@@ -35,26 +35,73 @@ pub fn read_options(data: &DataConfig, split: Option<&str>) -> ReadOptions {
     }
 }
 
+/// The rows of a session as its sites hold them, before each is split.
+pub struct Shared {
+    /// One for each site, in the order of reports.
+    pub sites: Vec<Shard>,
+    /// Test rows of each, where they have a source of their own, and that source.
+    pub tests: Option<(Vec<Shard>, String)>,
+    /// Where they came from, for the report.
+    pub summary: DataSummary,
+    /// Rows that were skipped, a sentence for each.
+    pub bad: Vec<String>,
+}
+
 /// Reads, partitions and splits the rows that `config` names.
 ///
 /// # Errors
 /// Unusable data, with the file, line, column or site at fault.
 pub fn for_session(config: &Config) -> Result<Rows> {
+    shared(config)?.split(config)
+}
+
+/// Reads the rows of one site alone, all that `config` names, and splits them as [`for_session`] splits that site's.
+///
+/// # Errors
+/// Unusable data, with the file, line or column at fault.
+pub fn for_site(config: &Config, site: &str) -> Result<Rows> {
+    let whole = |examples| Ok(vec![Shard { site: site.to_owned(), examples }]);
+    let mut shared = read_shared(config, &whole)?;
+    shared.summary.partition = "the site's own".into();
+    shared.split(config)
+}
+
+/// Reads and partitions the rows that `config` names.
+///
+/// # Errors
+/// Unusable data, with the file, line, column or site at fault.
+pub fn shared(config: &Config) -> Result<Shared> {
+    read_shared(config, &|examples| shards(config, examples))
+}
+
+fn read_shared(config: &Config, share: &dyn Fn(Vec<Example>) -> Result<Vec<Shard>>) -> Result<Shared> {
     let data = &config.data;
     let hub = Hub::from_env();
     let report = consilium_data::read(&data.source, &read_options(data, data.split.as_deref()), &hub)?;
     let summary = summary(config, &report);
     let bad = report.bad_rows.iter().map(ToString::to_string).collect();
-    let own = shards(config, report.examples)?;
-    let sites: Result<Vec<SiteData>> = if data.test_source.is_some() || data.test_split.is_some() {
+    let sites = share(report.examples)?;
+    let tests = if data.test_source.is_some() || data.test_split.is_some() {
         let source = data.test_source.as_deref().unwrap_or(&data.source);
         let test = consilium_data::read(source, &read_options(data, data.test_split.as_deref()), &hub)?;
-        let tests = shards(config, test.examples)?;
-        own.iter().zip(&tests).map(|(shard, test)| with_tests(config, shard, test, source)).collect()
+        Some((share(test.examples)?, source.to_owned()))
     } else {
-        own.iter().map(|shard| split(config, shard, data.test_rows)).collect()
+        None
     };
-    Ok(Rows { sites: sites?, summary, bad })
+    Ok(Shared { sites, tests, summary, bad })
+}
+
+impl Shared {
+    fn split(self, config: &Config) -> Result<Rows> {
+        let Self { sites, tests, summary, bad } = self;
+        let split: Result<Vec<SiteData>> = match &tests {
+            Some((tests, source)) => {
+                sites.iter().zip(tests).map(|(shard, test)| with_tests(config, shard, test, source)).collect()
+            }
+            None => sites.iter().map(|shard| split(config, shard, config.data.test_rows)).collect(),
+        };
+        Ok(Rows { sites: split?, summary, bad })
+    }
 }
 
 fn summary(config: &Config, report: &ReadReport) -> DataSummary {
@@ -182,4 +229,57 @@ fn with_tests(config: &Config, shard: &Shard, test: &Shard, source: &str) -> Res
     let mut rows = split(config, shard, 0)?;
     rows.test = drawn(config, test, wanted)?;
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &std::path::Path, tests: bool) -> Config {
+        let mut text = String::from("uuid,question,answer,ward\n");
+        for row in 0..24 {
+            let ward = ["north", "south/2"][row % 2];
+            text.push_str(&format!("id-{row},\"What is\n{row}, please?\",\"\"\"{row}\"\" it is\",{ward}\n"));
+        }
+        let (train, test) = (dir.join("rows.csv"), dir.join("test.csv"));
+        std::fs::write(&train, &text).unwrap();
+        std::fs::write(&test, text.replace("id-", "test-")).unwrap();
+        let mut config = Config::default();
+        config.data = DataConfig {
+            source: train.to_string_lossy().into_owned(),
+            test_source: tests.then(|| test.to_string_lossy().into_owned()),
+            split: None,
+            test_split: None,
+            sites: Vec::new(),
+            train_rows: Some(5),
+            validation_rows: 2,
+            test_rows: 3,
+            ..config.data
+        };
+        config.data.columns.category = Some("ward".into());
+        config
+    }
+
+    #[test]
+    fn a_site_alone_splits_its_rows_as_the_session_would() {
+        for tests in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = config(dir.path(), tests);
+            let together = for_session(&config).unwrap();
+            let shared = shared(&config).unwrap();
+            let own_tests = shared.tests.as_ref().map(|(tests, _)| tests.as_slice());
+            let files = consilium_data::write_sites(dir.path(), &shared.sites, own_tests).unwrap();
+            assert_eq!(files.len(), 2);
+            for (file, expected) in files.iter().zip(&together.sites) {
+                let place = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+                let mut alone = config.clone();
+                alone.data.source = place(&file.file);
+                alone.data.test_source = file.test.as_ref().map(|(name, _)| place(name));
+                alone.data.columns = Default::default();
+                alone.data.sites = vec![file.site.clone()];
+                let rows = for_site(&alone, &file.site).unwrap();
+                assert_eq!(rows.sites, std::slice::from_ref(expected), "{}", file.site);
+            }
+        }
+    }
 }

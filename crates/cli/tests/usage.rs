@@ -4,7 +4,7 @@ mod common;
 
 use common::{consilium, run, said};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "demo",
     "simulate",
     "train",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 11] = [
     "export",
     "report",
     "data",
+    "adapter",
     "doctor",
     "completions",
 ];

@@ -1,5 +1,6 @@
 //! One file for each command: what it reads, which library it calls, and the words about what came out.
 
+pub mod adapter;
 mod answer;
 pub mod ask;
 pub mod completions;
@@ -8,6 +9,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod export;
 pub mod inspect;
+pub mod partition;
 pub mod report;
 pub mod score;
 pub mod simulate;

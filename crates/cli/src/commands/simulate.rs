@@ -60,10 +60,14 @@ pub fn explain(error: ExperimentError, resume: &str) -> Error {
 
 /// Sentences about rows that were left out.
 pub fn skipped(rows: &Rows) -> Vec<String> {
+    skipped_rows(&rows.bad, rows.summary.bad_rows)
+}
+
+/// Sentences about the first of the `bad` rows, of which there are `count`.
+pub fn skipped_rows(bad: &[String], count: u64) -> Vec<String> {
     let shown = 5;
-    let more =
-        (rows.bad.len() > shown).then(|| format!("... and more; {} bad rows in all", rows.summary.bad_rows));
-    rows.bad.iter().take(shown).map(|row| format!("skipped {row}")).chain(more).collect()
+    let more = (bad.len() > shown).then(|| format!("... and more; {count} bad rows in all"));
+    bad.iter().take(shown).map(|row| format!("skipped {row}")).chain(more).collect()
 }
 
 /// The work ahead: local, federated and pooled training at equal budget, then every model's answers.
