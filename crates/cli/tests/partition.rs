@@ -24,8 +24,7 @@ fn each_site_gets_its_own_rows_and_they_read_back_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
     std::fs::write(here.join("rows.csv"), ROWS).unwrap();
-    let partition =
-        ["data", "partition", "--data", "rows.csv", "--partition-by", "ward", "--out", "sites"];
+    let partition = ["data", "partition", "--data", "rows.csv", "--partition-by", "ward", "--out", "sites"];
     let said = run(here, &[&partition[..], &["--json"]].concat()).json();
     let sites: Vec<(&str, &str, u64)> = said["sites"]
         .as_array()
@@ -99,7 +98,8 @@ fn the_first_adapter_is_the_same_everywhere_and_reads_as_peft() {
     let weights = std::fs::read(here.join("one/adapter_model.safetensors")).unwrap();
     assert_eq!(first["adapter_sha256"], consilium_core::peft::decode_weights(&weights).unwrap().sha256());
     assert!(here.join("one/adapter_config.json").is_file());
-    let other = run(here, &["adapter", "init", "--model", "demo", "--rank", "2", "--seed", "8", "--out", "b"]);
+    let other =
+        run(here, &["adapter", "init", "--model", "demo", "--rank", "2", "--seed", "8", "--out", "b"]);
     assert!(!other.out.contains(first["adapter_sha256"].as_str().unwrap()), "{}", other.out);
     make(&["--out", "one"]).refused(2, &["one is not empty", "--force"]);
     make(&[]).refused(2, &["no folder"]);

@@ -123,12 +123,11 @@ impl SiteVerdict {
     /// The verdict as plain text for a terminal, in the style of [`render_table`]. Ends with a line break.
     pub fn render(&self, options: &TableOptions) -> String {
         let mut text = render_table(&self.verdict, options);
+        let (accepted, all) = (self.rounds_accepted(), self.rounds_in_all);
+        let _ = writeln!(text, "{accepted} of {all} rounds took an update of {}.", self.site);
         let _ = writeln!(
             text,
-            "{} of {} rounds took an update of {}; local trained as many steps alone, {}.",
-            self.rounds_accepted(),
-            self.rounds_in_all,
-            self.site,
+            "The local model trained {} steps alone, as many as all rounds together ask of this site.",
             self.local_steps
         );
         text.push_str("No pooled model: that would need every hospital's rows in one place.\n");
