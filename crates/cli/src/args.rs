@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data_args::{AdapterCommand, PartitionArgs};
+use crate::net_args::{
+    AuditCommand, ClientsCommand, JoinArgs, ModelsCommand, Operator, PkiCommand, ServeArgs, ServerCommand,
+    SessionCommand,
+};
 use crate::options::{
     DataOptions, EvalOptions, FederationOptions, LoraOptions, ModelOption, PrecisionName, RunOptions,
     TrainOptions,
@@ -15,6 +19,7 @@ Start here:
   consilium demo                          five hospitals, a bundled model, no network, about two minutes
   consilium doctor                        what this machine can do and how long the reference experiment takes
   consilium simulate --preset workshop    the reference experiment (downloads model and data)
+  consilium serve, consilium join         the same federation between machines
 
 Configuration, each stronger than the one before it:
   preset (--preset), file (--config FILE.toml), environment (CONSILIUM_SEED, CONSILIUM_TRAIN__LEARNING_RATE ...),
@@ -84,6 +89,56 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: AdapterCommand,
+    },
+    /// Be the server of a federation between machines
+    Serve(Box<ServeArgs>),
+    /// Be a hospital in a federation between machines
+    Join(Box<JoinArgs>),
+    /// Order, watch, stop and continue a server's sessions
+    Session {
+        /// What to do
+        #[command(subcommand)]
+        command: SessionCommand,
+    },
+    /// A server's enrolled sites
+    Clients {
+        /// What to do
+        #[command(subcommand)]
+        command: ClientsCommand,
+    },
+    /// A session's models
+    Models {
+        /// What to do
+        #[command(subcommand)]
+        command: ModelsCommand,
+    },
+    /// Make a one-time token with which a hospital becomes a named site
+    Enroll {
+        /// The site's name
+        site: String,
+        /// How long the token is good, hours [default: 168]
+        #[arg(long, value_name = "H")]
+        hours: Option<u64>,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// A private certificate authority for the federation
+    Pki {
+        /// What to make
+        #[command(subcommand)]
+        command: PkiCommand,
+    },
+    /// Back up and restore a server's folder
+    Server {
+        /// What to do
+        #[command(subcommand)]
+        command: ServerCommand,
+    },
+    /// Check or print a server's audit log
+    Audit {
+        /// What to do
+        #[command(subcommand)]
+        command: AuditCommand,
     },
     /// What this machine and a configuration will need: memory, bytes, time
     Doctor(Box<DoctorArgs>),

@@ -9,6 +9,7 @@ mod failure;
 mod inputs;
 mod interrupt;
 mod live;
+mod net_args;
 mod options;
 mod rows;
 mod run_folder;
@@ -49,6 +50,17 @@ fn run(command: Command, voice: args::Voice) -> anyhow::Result<()> {
         Command::Data { command: DataCommand::Inspect(args) } => commands::inspect::run(&args, voice),
         Command::Data { command: DataCommand::Partition(args) } => commands::partition::run(&args, voice),
         Command::Adapter { command } => commands::adapter::run(&command, voice),
+        Command::Serve(args) => commands::serve::run(&args, voice),
+        Command::Join(args) => commands::join::run(&args, voice),
+        Command::Session { command } => commands::operate::session(&command, voice),
+        Command::Clients { command } => commands::operate::clients(&command, voice),
+        Command::Models { command } => commands::operate::models(&command, voice),
+        Command::Enroll { site, hours, operator } => {
+            commands::operate::enroll(&site, hours, &operator, voice)
+        }
+        Command::Pki { command } => commands::keep::pki(&command, voice),
+        Command::Server { command } => commands::keep::server(&command, voice),
+        Command::Audit { command } => commands::keep::audit(&command, voice),
         Command::Doctor(args) => commands::doctor::run(&args, voice),
         Command::Completions { shell } => commands::completions::run(shell),
     }

@@ -98,6 +98,20 @@ pub enum Refusal {
     NoExamples,
 }
 
+impl Refusal {
+    /// A fixed word for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Duplicate => "duplicate",
+            Self::Late => "late",
+            Self::Stale => "stale",
+            Self::Foreign => "foreign",
+            Self::Early => "early",
+            Self::NoExamples => "no_examples",
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -189,6 +203,41 @@ impl Session {
     /// Whether every round has ended.
     pub fn is_finished(&self) -> bool {
         self.is_between_rounds() && self.round >= self.settings.rounds
+    }
+
+    /// Whether `site` was asked in the open round and has neither sent an update nor failed.
+    pub fn awaits(&self, site: &str) -> bool {
+        self.awaited().any(|name| name == site)
+    }
+
+    /// The sites of the open round that have neither sent an update nor failed, in byte order.
+    pub fn awaited(&self) -> impl Iterator<Item = &str> {
+        let open = match &self.phase {
+            Phase::Open(open) => Some(open),
+            _ => None,
+        };
+        open.into_iter().flat_map(|open| {
+            let answered =
+                |site: &&String| open.accepted.contains_key(*site) || open.failures.contains_key(*site);
+            open.asked.iter().filter(move |site| !answered(site)).map(String::as_str)
+        })
+    }
+
+    /// Sites of the session, in byte order.
+    pub fn roster(&self) -> &[String] {
+        &self.roster
+    }
+
+    /// Lets [`Session::advance`] say again what it has said of the present phase, as after a restart.
+    pub fn announce_again(&mut self) {
+        self.announced = false;
+    }
+
+    /// Gives the open round its whole time again, after a pause that was nobody's fault.
+    pub fn restart_deadline(&mut self, now: Duration) {
+        if let Phase::Open(open) = &mut self.phase {
+            open.published = now;
+        }
     }
 
     /// When the open round ends at the latest; `None` when none is open.
@@ -392,6 +441,18 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_knows_whom_it_waits_for_and_a_pause_costs_no_time() {
+        let mut session = session(1, 2);
+        session.advance(at(0));
+        session.offer(at(1), "b", &offer(1, "m0"));
+        session.fail(1, "c", "no");
+        assert_eq!(session.awaited().collect::<Vec<_>>(), ["a"]);
+        assert!(session.awaits("a") && !session.awaits("b") && !session.awaits("nobody"));
+        session.restart_deadline(at(50));
+        assert_eq!(session.deadline(), Some(at(60)));
     }
 
     #[test]

@@ -6,12 +6,17 @@ pub mod ask;
 pub mod completions;
 pub mod demo;
 pub mod doctor;
+mod dry_run;
 pub mod evaluate;
 pub mod export;
 pub mod inspect;
+pub mod join;
+pub mod keep;
+pub mod operate;
 pub mod partition;
 pub mod report;
 pub mod score;
+pub mod serve;
 pub mod simulate;
 pub mod train;
 

@@ -1,0 +1,268 @@
+//! The operator's commands, `session`, `clients`, `models` and `enroll`: words around the server's HTTP interface.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::print_json;
+use super::serve::spec_of;
+use crate::args::Voice;
+use crate::failure::Failure;
+use crate::net_args::{ClientsCommand, ModelsCommand, Operator, SessionCommand};
+
+/// Longest wait for an answer of the server.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server as its operator reaches it.
+struct Desk {
+    agent: ureq::Agent,
+    url: String,
+    token: String,
+}
+
+impl Desk {
+    fn open(operator: &Operator) -> Result<Self> {
+        let path = &operator.token_file;
+        let token = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("operator's token {}: {error}", path.display())).hint(
+                "`consilium serve` writes it into its folder as operator.token; name it with --token-file",
+            )
+        })?;
+        let mut config =
+            ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+        if let Some(path) = &operator.ca {
+            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let authority = ureq::tls::Certificate::from_pem(&pem)
+                .with_context(|| format!("{} holds no certificate", path.display()))?;
+            let roots = ureq::tls::RootCerts::from(std::iter::once(authority));
+            config = config.tls_config(ureq::tls::TlsConfig::builder().root_certs(roots).build());
+        }
+        Ok(Self {
+            agent: config.build().new_agent(),
+            url: operator.server.trim_end_matches('/').to_owned(),
+            token: token.trim().to_owned(),
+        })
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    fn get(&self, path: &str) -> Result<Vec<u8>> {
+        let request = self.agent.get(format!("{}{path}", self.url)).header("authorization", self.bearer());
+        self.read(request.call())
+    }
+
+    fn json(&self, path: &str) -> Result<Value> {
+        parse(&self.get(path)?)
+    }
+
+    fn post(&self, path: &str, body: &[u8]) -> Result<Value> {
+        let request = self
+            .agent
+            .post(format!("{}{path}", self.url))
+            .header("authorization", self.bearer())
+            .header("content-type", "application/json");
+        parse(&self.read(request.send(body))?)
+    }
+
+    fn delete(&self, path: &str) -> Result<Value> {
+        let request = self.agent.delete(format!("{}{path}", self.url)).header("authorization", self.bearer());
+        parse(&self.read(request.call())?)
+    }
+
+    fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Vec<u8>> {
+        let answer = answer.map_err(|error| {
+            Failure::failed(format!("{}: {error}", self.url)).hint("is `consilium serve` running there?")
+        })?;
+        let status = answer.status();
+        let body =
+            answer.into_body().with_config().limit(1 << 31).read_to_vec().context("the server's answer")?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let reason = told["message"].as_str().unwrap_or("no reason given");
+        Err(Failure::failed(format!("the server answered {status}: {reason}")).into())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).context("the server's answer is no JSON")
+}
+
+/// A name as a part of a path.
+fn escaped(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// Rows of `values` with the named fields as columns.
+fn table(values: &[Value], columns: &[&str]) {
+    let mut rows: Vec<Vec<String>> = vec![columns.iter().map(|c| (*c).to_owned()).collect()];
+    rows.extend(values.iter().map(|value| columns.iter().map(|c| text(&value[*c])).collect()));
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+fn list<'a>(value: &'a Value) -> &'a [Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+const SESSION_COLUMNS: [&str; 7] = ["name", "status", "round", "rounds", "commits", "roster", "awaited"];
+
+/// `consilium session`
+pub fn session(command: &SessionCommand, voice: Voice) -> Result<()> {
+    let said = |value: &Value, words: String| match voice.json {
+        true => print_json(value),
+        false => {
+            println!("{words}");
+            Ok(())
+        }
+    };
+    match command {
+        SessionCommand::Start { session, operator } => {
+            let desk = Desk::open(operator)?;
+            let (spec, archive) = spec_of(session)?;
+            let mut body = serde_json::to_vec(&json!({ "spec": spec })).context("writing the order")?;
+            body.push(b'\n');
+            body.extend(archive);
+            let made = desk.post("/v1/sessions", &body)?;
+            said(&made, format!("session {} is waiting for its sites", text(&made["name"])))
+        }
+        SessionCommand::List { operator } => {
+            let sessions = Desk::open(operator)?.json("/v1/sessions")?;
+            if voice.json {
+                return print_json(&sessions);
+            }
+            table(list(&sessions), &SESSION_COLUMNS);
+            Ok(())
+        }
+        SessionCommand::Show { name, operator } => {
+            let found = Desk::open(operator)?.json(&format!("/v1/sessions/{}", escaped(name)))?;
+            if voice.json {
+                return print_json(&found);
+            }
+            table(std::slice::from_ref(&found["session"]), &SESSION_COLUMNS);
+            println!();
+            table(&rounds(&found["rounds"]), &["round", "committed", "accepted", "seconds", "reasons"]);
+            if !list(&found["scores"]).is_empty() {
+                println!();
+                table(list(&found["scores"]), &["site", "model", "metric", "value", "rows"]);
+            }
+            Ok(())
+        }
+        SessionCommand::Stop { name, operator } => {
+            let done = Desk::open(operator)?.post(&format!("/v1/sessions/{}/stop", escaped(name)), b"")?;
+            said(&done, format!("{name} is stopped; go on with: consilium session continue {name}"))
+        }
+        SessionCommand::Continue { name, operator } => {
+            let done =
+                Desk::open(operator)?.post(&format!("/v1/sessions/{}/continue", escaped(name)), b"")?;
+            said(&done, format!("{name} goes on"))
+        }
+    }
+}
+
+/// Rounds as rows of a table.
+fn rounds(records: &Value) -> Vec<Value> {
+    let row = |record: &Value| {
+        let sites: Vec<Value> = list(&record["accepted"]).iter().map(|c| c["site"].clone()).collect();
+        let seconds = record["took"]["secs"].as_f64().unwrap_or(0.0)
+            + record["took"]["nanos"].as_f64().unwrap_or(0.0) / 1e9;
+        let reasons = record["reasons"].as_object().into_iter().flatten();
+        let reasons: Vec<String> = reasons
+            .map(|(site, why)| if site.is_empty() { text(why) } else { format!("{site}: {}", text(why)) })
+            .collect();
+        json!({
+            "round": record["round"], "committed": record["committed"], "accepted": sites,
+            "seconds": format!("{seconds:.1}"), "reasons": reasons.join("; "),
+        })
+    };
+    list(records).iter().map(row).collect()
+}
+
+/// `consilium clients`
+pub fn clients(command: &ClientsCommand, voice: Voice) -> Result<()> {
+    match command {
+        ClientsCommand::List { operator } => {
+            let sites = Desk::open(operator)?.json("/v1/sites")?;
+            if voice.json {
+                return print_json(&sites);
+            }
+            table(list(&sites), &["name", "seen_s_ago", "revoked"]);
+            Ok(())
+        }
+        ClientsCommand::Revoke { name, operator } => {
+            let done = Desk::open(operator)?.delete(&format!("/v1/sites/{}", escaped(name)))?;
+            if voice.json {
+                return print_json(&done);
+            }
+            println!("{name} is shut out; its tokens are worth nothing from now on");
+            Ok(())
+        }
+    }
+}
+
+/// `consilium models`
+pub fn models(command: &ModelsCommand, voice: Voice) -> Result<()> {
+    match command {
+        ModelsCommand::List { session, operator } => {
+            let found = Desk::open(operator)?.json(&format!("/v1/sessions/{}", escaped(session)))?;
+            if voice.json {
+                return print_json(&found["models"]);
+            }
+            table(list(&found["models"]), &["round", "adapter", "archive", "bytes"]);
+            Ok(())
+        }
+        ModelsCommand::Download { session, round, out, operator } => {
+            let desk = Desk::open(operator)?;
+            let found = desk.json(&format!("/v1/sessions/{}", escaped(session)))?;
+            let models = list(&found["models"]);
+            let chosen = match round {
+                Some(round) => models.iter().find(|model| model["round"] == *round),
+                None => models.last(),
+            };
+            let chosen = chosen.ok_or_else(|| Failure::usage(format!("{session} has no such model")))?;
+            let archive = text(&chosen["archive"]);
+            let bytes = desk.get(&format!("/v1/models/{}/{archive}", escaped(session)))?;
+            if consilium_core::hash::sha256_hex(&bytes) != archive {
+                return Err(Failure::failed("the archive arrived damaged; try again").into());
+            }
+            std::fs::write(out, &bytes).with_context(|| format!("cannot write {}", out.display()))?;
+            if voice.json {
+                return print_json(chosen);
+            }
+            println!("round {} of {session}: {}", text(&chosen["round"]), out.display());
+            Ok(())
+        }
+    }
+}
+
+/// `consilium enroll`
+pub fn enroll(site: &str, hours: Option<u64>, operator: &Operator, voice: Voice) -> Result<()> {
+    let desk = Desk::open(operator)?;
+    let body = serde_json::to_vec(&json!({ "site": site, "hours": hours })).context("writing the request")?;
+    let made = desk.post("/v1/invitations", &body)?;
+    if voice.json {
+        return print_json(&made);
+    }
+    println!("A token with which one computer can become {site}, once. Hand it over by a safe way:\n");
+    println!("  {}\n", text(&made["token"]));
+    println!("There: CONSILIUM_TOKEN=... consilium join --server {} --site '{site}' --data FILE", desk.url);
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! The server's core: what it knows, and how it changes. Transports call its commands; it knows none of them.
+//!
+//! Everything lies behind one lock. A change is worked out on a copy, written to the database in one transaction,
+//! and only then becomes what the server knows: if the write fails, nothing has happened. Work that takes
+//! long, such as reading an archive or folding a round, is done outside the lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{ErrorCode, Transaction};
+use tokio::sync::watch;
+
+use super::blobs::Blobs;
+use super::store::{AuditEntry, Deed, ModelRow, Role, SessionRow, Store};
+use crate::clock::Clock;
+use crate::error::NetError;
+use crate::manifest::ServerKey;
+
+/// How a server behaves.
+#[derive(Clone, Debug)]
+pub struct CoreSettings {
+    /// Whether a site may enrol without a token.
+    pub open_enrolment: bool,
+    /// Time after which a task that nobody asked about again is shown as lost, seconds.
+    pub lease_s: u32,
+    /// How long an access token is good.
+    pub access_life: Duration,
+    /// How long a refresh token is good.
+    pub refresh_life: Duration,
+    /// Largest magnitude of a value in an update.
+    pub max_magnitude: f32,
+    /// Most training rows that one site may claim.
+    pub max_examples: u64,
+}
+
+impl Default for CoreSettings {
+    fn default() -> Self {
+        Self {
+            open_enrolment: false,
+            lease_s: 60,
+            access_life: Duration::from_secs(3600),
+            refresh_life: Duration::from_secs(30 * 24 * 3600),
+            max_magnitude: 1e4,
+            max_examples: 100_000_000,
+        }
+    }
+}
+
+/// Who calls: proven by a credential, never by a field of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Name of the site, or of the operator's token.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A session in memory.
+pub(super) struct Live {
+    pub row: SessionRow,
+    /// Sites that have reported.
+    pub attended: BTreeSet<String>,
+    /// The last committed model.
+    pub model: ModelRow,
+}
+
+/// What lies behind the lock.
+pub(super) struct Inner {
+    pub store: Store,
+    pub sessions: BTreeMap<String, Live>,
+    /// When each site was last heard of, since 1970.
+    pub seen: BTreeMap<String, Duration>,
+    /// Number of the newest waiting call of each site.
+    pub calls: BTreeMap<String, u64>,
+    /// The half-sent upload of each site: its id and announced bytes.
+    pub uploads: BTreeMap<String, (String, u64)>,
+    /// Refused updates of each session, round and site that are in the audit log.
+    pub refusals: BTreeMap<(String, u32, String), u32>,
+    pub counters: Counters,
+    /// Why the database takes nothing more, if it has failed.
+    pub down: Option<String>,
+}
+
+/// Numbers for `/metrics`, since the start of the program.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Updates by outcome: `accepted`, or the reason's word.
+    pub updates: BTreeMap<String, u64>,
+    /// Rounds that made a model.
+    pub rounds_committed: u64,
+    /// Rounds that did not.
+    pub rounds_failed: u64,
+    /// Bytes of uploads that arrived.
+    pub bytes_in: u64,
+    /// Bytes of models that were sent.
+    pub bytes_out: u64,
+    /// Tasks handed out.
+    pub tasks: u64,
+}
+
+/// The state of one server and its commands.
+pub struct Core {
+    inner: Mutex<Inner>,
+    /// Wakes the driver.
+    wake: Condvar,
+    /// Wakes waiting calls: raised with every change that a site might wait for.
+    changed: watch::Sender<u64>,
+    pub(super) blobs: Blobs,
+    pub(super) key: ServerKey,
+    pub(super) clock: Clock,
+    pub(super) settings: CoreSettings,
+    /// Whether the driver is at work.
+    pub(super) driving: AtomicBool,
+}
+
+impl Core {
+    /// Opens the server's data directory, or makes it, and takes up every session where it was left.
+    ///
+    /// # Errors
+    /// [`NetError::Io`], [`NetError::Database`], or [`NetError::Corrupt`].
+    pub fn open(folder: &Path, settings: CoreSettings) -> Result<Self, NetError> {
+        crate::durable::create_folder(folder)?;
+        let store = Store::open(&folder.join("consilium.db"))?;
+        let mut sessions = BTreeMap::new();
+        for row in store.sessions()? {
+            let model = store.models(&row.id)?.pop().ok_or_else(|| {
+                NetError::corrupt(format!("session {}", row.spec.name), "it has no model, not even a seed")
+            })?;
+            let attended = store.attendance(&row.id)?.into_iter().collect();
+            sessions.insert(row.id.clone(), Live { row, attended, model });
+        }
+        let inner = Inner {
+            store,
+            sessions,
+            seen: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            counters: Counters::default(),
+            down: None,
+        };
+        Ok(Self {
+            inner: Mutex::new(inner),
+            wake: Condvar::new(),
+            changed: watch::Sender::new(0),
+            blobs: Blobs::open(folder)?,
+            key: ServerKey::open(&folder.join("signing.key"))?,
+            clock: Clock::start(),
+            settings,
+            driving: AtomicBool::new(false),
+        })
+    }
+
+    /// The public half of the key that signs round manifests.
+    pub fn server_key(&self) -> Vec<u8> {
+        self.key.public()
+    }
+
+    /// Whether a site may enrol without a token.
+    pub fn open_enrolment(&self) -> bool {
+        self.settings.open_enrolment
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    pub(super) fn enter(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until something changes, or for `limit`.
+    pub(super) fn sleep<'a>(&self, inner: MutexGuard<'a, Inner>, limit: Duration) -> MutexGuard<'a, Inner> {
+        self.wake.wait_timeout(inner, limit).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Something has changed that the driver or a waiting call might be waiting for.
+    pub(super) fn stir(&self) {
+        self.wake.notify_all();
+        self.changed.send_modify(|times| *times += 1);
+    }
+
+    /// A receiver that sees every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The audit log, after checking every link.
+    ///
+    /// # Errors
+    /// [`NetError::Corrupt`] with the first row that does not fit, or a storage error.
+    pub fn audit(&self) -> Result<Vec<AuditEntry>, NetError> {
+        let inner = self.enter();
+        inner.store.verify_audit()?;
+        inner.store.audit_log()
+    }
+
+    /// Why nothing can be acknowledged at the moment, if so.
+    pub fn failure(&self) -> Option<String> {
+        let down = self.enter().down.clone();
+        down.or_else(|| self.blobs.failure())
+    }
+}
+
+impl Inner {
+    /// One transaction with its row of the audit log.
+    pub fn change<T>(
+        &mut self,
+        deed: &Deed<'_>,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, NetError>,
+    ) -> Result<T, NetError> {
+        if let Some(reason) = &self.down {
+            return Err(NetError::StoreDown(reason.clone()));
+        }
+        self.store.change(deed, change).inspect_err(|error| {
+            // Whether a failed write has reached the disk is unknown: nothing may be promised after it.
+            if let NetError::Database(rusqlite::Error::SqliteFailure(code, _)) = error
+                && matches!(code.code, ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt)
+            {
+                self.down = Some(error.to_string());
+            }
+        })
+    }
+
+    /// Changes a session: `edit` works on a copy, which becomes what the server knows once it is written together with
+    /// what `also` writes.
+    pub fn change_session<T>(
+        &mut self,
+        id: &str,
+        deed: &Deed<'_>,
+        edit: impl FnOnce(&mut SessionRow) -> Result<T, NetError>,
+        also: impl FnOnce(&Transaction<'_>, &T) -> Result<(), NetError>,
+    ) -> Result<T, NetError> {
+        let mut next = self.live(id)?.row.clone();
+        next.version += 1;
+        let value = edit(&mut next)?;
+        self.change(deed, |transaction| {
+            next.save(transaction, deed.at)?;
+            also(transaction, &value)
+        })?;
+        self.live_mut(id)?.row = next;
+        Ok(value)
+    }
+
+    pub fn live(&self, id: &str) -> Result<&Live, NetError> {
+        self.sessions.get(id).ok_or_else(|| unknown_session(id))
+    }
+
+    pub fn live_mut(&mut self, id: &str) -> Result<&mut Live, NetError> {
+        self.sessions.get_mut(id).ok_or_else(|| unknown_session(id))
+    }
+
+    /// The session with this id or name.
+    pub fn find(&self, id_or_name: &str) -> Result<&Live, NetError> {
+        self.sessions
+            .values()
+            .find(|live| live.row.id == id_or_name || live.row.spec.name == id_or_name)
+            .ok_or_else(|| unknown_session(id_or_name))
+    }
+
+    pub fn count(&mut self, outcome: &str) {
+        *self.counters.updates.entry(outcome.to_owned()).or_default() += 1;
+    }
+}
+
+fn unknown_session(name: &str) -> NetError {
+    NetError::NotFound { what: "session", name: name.to_owned() }
+}

@@ -1,0 +1,24 @@
+//! The server of a federation.
+//!
+//! [`core`] holds what the server knows; its commands are spread over `enrolment`, `sessions` and `uploads`, and
+//! `driver` moves the rounds on. `grpc` and `http` translate between the wire and these commands.
+
+pub mod backup;
+mod blobs;
+pub mod core;
+mod driver;
+pub mod enrolment;
+mod grpc;
+pub mod http;
+mod listen;
+mod metrics;
+pub mod sessions;
+pub mod spec;
+pub mod store;
+pub mod tls;
+pub mod uploads;
+
+pub use blobs::Blobs;
+pub use core::{Core, CoreSettings, Principal};
+pub use listen::{ServeOptions, Server};
+pub use spec::{Roster, SessionSpec};
