@@ -4,126 +4,23 @@
 //! model shows who was counted, and how often.
 
 mod common;
+#[path = "client/faults.rs"]
+mod faults;
+#[path = "client/program.rs"]
+mod program;
 #[path = "client/wire.rs"]
 mod wire;
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{operator, spec, until};
-use consilium_core::{Adapter, StopFlag, Tensor, npz};
-use consilium_federation::{
-    Answer, Refusal, Task, Transport, TransportError, Update, UpdateMetrics, Weights, take_part,
-};
+use common::{operator, until};
+use consilium_core::Adapter;
+use consilium_federation::{Answer, Refusal, Transport, TransportError, Update, take_part};
 use consilium_net::NetError;
-use consilium_net::client::{
-    ClientEvent, ConnectOptions, Credentials, Remote, STOPPED, Score, SessionStatus,
-};
-use consilium_net::server::{CoreSettings, ServeOptions, Server, SessionSpec};
+use consilium_net::client::{ClientEvent, Credentials, STOPPED, Score, SessionStatus};
+use consilium_net::server::CoreSettings;
+use program::{ANY, Program, one_hot, open, order, serve, vector};
 use wire::Wire;
-
-const ANY: &str = "127.0.0.1:0";
-
-fn serve(folder: &Path, listen: SocketAddr, settings: CoreSettings) -> Server {
-    let start = Instant::now();
-    loop {
-        let options =
-            ServeOptions { folder: folder.to_owned(), listen, settings: settings.clone(), tls: None };
-        match Server::start(options) {
-            Ok(server) => return server,
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "{error}"),
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn open() -> CoreSettings {
-    CoreSettings { open_enrolment: true, ..CoreSettings::default() }
-}
-
-fn vector(values: Vec<f32>) -> Adapter {
-    Adapter::new(vec![Tensor { name: "w".into(), shape: vec![values.len()], data: values }]).unwrap()
-}
-
-/// Orders a session over a vector of `width` zeros in which every update counts alike.
-fn order(server: &Server, name: &str, sites: &[&str], rounds: u32, width: usize) -> String {
-    let seed = vector(vec![0.0; width]);
-    let order = SessionSpec {
-        weights: Weights::Uniform,
-        schema: seed.schema(),
-        ..spec(name, sites, rounds, sites.len(), 600.0)
-    };
-    server.core().order(&operator(), order, &npz::encode(&seed)).unwrap()
-}
-
-/// The base with one more 1 in the slot of this round and site.
-fn one_hot(task: &Task, base: &Adapter, sites: usize, site: usize) -> Update {
-    let mut values = base.tensors()[0].data.clone();
-    values[(task.round as usize - 1) * sites + site] += 1.0;
-    Update {
-        round: task.round,
-        base_sha256: task.base_sha256.clone(),
-        adapter: vector(values),
-        examples: 5,
-        metrics: UpdateMetrics { train_loss: 0.5, steps: 1, tokens: 10, seconds: 0.1 },
-    }
-}
-
-/// A site's program: its connection, what it was told, and the flag that stops it.
-struct Program {
-    remote: Remote,
-    told: Arc<Mutex<Vec<ClientEvent>>>,
-    stop: StopFlag,
-}
-
-impl Program {
-    fn try_start(
-        url: &str,
-        folder: &Path,
-        site: &str,
-        token: Option<&str>,
-        stop: StopFlag,
-        told: Arc<Mutex<Vec<ClientEvent>>>,
-    ) -> Result<Self, NetError> {
-        let hears = told.clone();
-        let options = ConnectOptions {
-            url: url.to_owned(),
-            state_dir: folder.to_owned(),
-            program: "test 1.0".into(),
-            site: site.into(),
-            token: token.map(str::to_owned),
-            stop: stop.clone(),
-            on_event: Box::new(move |event| hears.lock().unwrap().push(event)),
-        };
-        Ok(Self { remote: Remote::connect(options)?, told, stop })
-    }
-
-    fn start(address: SocketAddr, folder: &Path, site: &str) -> Self {
-        Self::with_token(address, folder, site, None).unwrap()
-    }
-
-    fn with_token(
-        address: SocketAddr,
-        folder: &Path,
-        site: &str,
-        token: Option<&str>,
-    ) -> Result<Self, NetError> {
-        Self::try_start(
-            &format!("http://{address}"),
-            folder,
-            site,
-            token,
-            StopFlag::new(),
-            Arc::new(Mutex::new(Vec::new())),
-        )
-    }
-
-    fn heard(&self, wanted: impl Fn(&ClientEvent) -> bool) -> bool {
-        self.told.lock().unwrap().iter().any(wanted)
-    }
-}
 
 #[test]
 fn three_sites_take_part_and_each_update_counts_once() {
@@ -182,8 +79,11 @@ fn transfers_that_break_off_go_on_where_they_were() {
     assert!(down < 4_000_000 + 1_000_000, "only what was missing came again: {down} bytes");
 
     wire.cut_after(2_000_000);
+    let before = program.remote.wire().up;
     assert_eq!(transport.send(one_hot(&task, &base, 1, 0)).unwrap(), Answer::Accepted);
     assert_eq!(wire.cuts(), 2);
+    let up = program.remote.wire().up - before;
+    assert!(up < 4_000_000 + 1_500_000, "only what was missing went again: {up} bytes");
     let resumed =
         |event: &ClientEvent| matches!(event, ClientEvent::ResumedUpload { offset, .. } if *offset > 0);
     assert!(program.heard(resumed), "{:?}", program.told.lock().unwrap());

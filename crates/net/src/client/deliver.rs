@@ -15,7 +15,7 @@ use crate::error::NetError;
 use crate::proto::{self, Outcome};
 
 /// Bytes of a piece of an upload.
-const PIECE: usize = 256 * 1024;
+pub(super) const PIECE: usize = 256 * 1024;
 /// Longest time in which no piece leaves.
 const STALLED: Duration = Duration::from_secs(60);
 /// Longest wait for the judgement of an update: the server reads it, checks it and waits for its disk.

@@ -5,22 +5,23 @@
 
 use std::fmt;
 
-use consilium_core::adapter::Schema;
-use consilium_core::{Adapter, Tensor, npz};
+use consilium_core::{Adapter, Tensor, adapter::Schema, npz};
 use prost::Message;
 use prost::encoding::{bytes, double, message, string, uint32, uint64};
 use serde::Serialize;
 
+use super::deliver::PIECE;
+use super::link::FRAME_HEAD;
+use super::transport::WAIT_S;
 use crate::manifest::PROTOCOL;
 use crate::proto;
 
-/// Bytes that gRPC puts before each message.
-const FRAME_HEAD: u64 = 5;
-/// Bytes of a full piece of an upload.
-const PIECE: u64 = 256 * 1024;
 /// What is said of rows, in one sentence.
 const NO_ROW: &str = "No row, no text of a row and no token of one is in any of these messages: there is no field for \
      them. What leaves is the trained adapter, counts, and the numbers below.";
+
+/// What goes with every call of a known site.
+const HEADER: &str = "authorization: Bearer <this site's access token>";
 
 /// What to suppose.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +47,7 @@ pub struct DryField {
     pub name: &'static str,
     /// An example of its value; secrets are not shown.
     pub example: String,
-    /// Its bytes in the message.
+    /// Its bytes.
     pub bytes: u64,
 }
 
@@ -102,7 +103,7 @@ fn real(name: &'static str, tag: u32, value: &f64) -> DryField {
     field(name, value, if *value == 0.0 { 0 } else { double::encoded_len(tag, value) })
 }
 
-/// A nested message: its own fields, and the bytes that hold it together.
+/// A nested message: the bytes around it, and its own fields.
 fn nested<M: Message>(name: &'static str, tag: u32, value: &M, inner: Vec<DryField>) -> Vec<DryField> {
     let held: u64 = inner.iter().map(|field| field.bytes).sum();
     let around = message::encoded_len(tag, value) as u64 - held;
@@ -145,8 +146,7 @@ pub fn dry_run(options: &DryRunOptions) -> DryRun {
     }
     messages.push(leave(&session));
     let total_bytes = messages.iter().map(|message| message.times * message.bytes).sum();
-    let header = "authorization: Bearer <this site's access token>";
-    DryRun { statement: NO_ROW, header, messages, total_bytes }
+    DryRun { statement: NO_ROW, header: HEADER, messages, total_bytes }
 }
 
 /// An archive of this shape; its values are zeros, and any others take as many bytes.
@@ -192,7 +192,7 @@ fn attend() -> DryMessage {
 }
 
 fn next_task(session: &str, rounds: u64) -> DryMessage {
-    let message = proto::NextTaskRequest { session_id: session.to_owned(), wait_s: 20 };
+    let message = proto::NextTaskRequest { session_id: session.to_owned(), wait_s: WAIT_S };
     let proto::NextTaskRequest { session_id, wait_s } = &message;
     let fields = vec![text("session_id", 1, session_id), small("wait_s", 2, wait_s)];
     sent("NextTask", "for each round, and at the end", rounds + 1, &message, fields)
@@ -232,11 +232,9 @@ fn begin_upload(session: &str, sha256: &str, size: u64, rounds: u64) -> DryMessa
 
 /// The pieces of an archive: whole ones and the rest.
 fn uploads(archive: &[u8], upload_id: &str, rounds: u64) -> Vec<DryMessage> {
-    let piece = |when, times, offset: u64, size: u64| {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(archive.len());
-        let to = usize::try_from(offset + size).unwrap_or(usize::MAX).min(archive.len());
-        let message =
-            proto::UploadChunk { upload_id: upload_id.to_owned(), offset, data: archive[from..to].to_vec() };
+    let piece = |when, times, from: usize| {
+        let data = archive[from..archive.len().min(from + PIECE)].to_vec();
+        let message = proto::UploadChunk { upload_id: upload_id.to_owned(), offset: from as u64, data };
         let proto::UploadChunk { upload_id, offset, data } = &message;
         let shown = format!("{} bytes of the adapter's archive (npz, f32)", data.len());
         let fields = vec![
@@ -246,20 +244,12 @@ fn uploads(archive: &[u8], upload_id: &str, rounds: u64) -> Vec<DryMessage> {
         ];
         sent("Upload", when, times, &message, fields)
     };
-    let size = archive.len() as u64;
-    let (full, rest) = (size / PIECE, size % PIECE);
+    let last = archive.len().saturating_sub(1) / PIECE;
     let mut pieces = Vec::new();
-    if full > 0 {
-        pieces.push(piece(
-            "the pieces of each update but the last",
-            rounds * full,
-            (full - 1) * PIECE,
-            PIECE,
-        ));
+    if last > 0 {
+        pieces.push(piece("the other pieces of each update", rounds * last as u64, (last - 1) * PIECE));
     }
-    if rest > 0 {
-        pieces.push(piece("the last piece of each update", rounds, full * PIECE, rest));
-    }
+    pieces.push(piece("the last piece of each update", rounds, last * PIECE));
     pieces
 }
 
@@ -379,11 +369,9 @@ mod tests {
 
     #[test]
     fn the_fields_of_a_message_are_all_of_its_bytes() {
-        for values in [1, 300_000] {
-            for message in dry_run(&options(values)).messages {
-                let fields: u64 = message.fields.iter().map(|field| field.bytes).sum();
-                assert_eq!(fields + FRAME_HEAD, message.bytes, "{}", message.call);
-            }
+        for message in [1, 300_000].into_iter().flat_map(|values| dry_run(&options(values)).messages) {
+            let fields: u64 = message.fields.iter().map(|field| field.bytes).sum();
+            assert_eq!(fields + FRAME_HEAD, message.bytes, "{}", message.call);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::manifest::{self, Manifest};
 use crate::proto::{self, next_task_response::Answer as Next};
 
 /// How long the server may hold the question for a task, seconds.
-const WAIT_S: u32 = 20;
+pub(super) const WAIT_S: u32 = 20;
 /// Longest wait for its answer.
 const TASK_LIMIT: Duration = Duration::from_secs(WAIT_S as u64 + 10);
 /// Least time from one question to the next.
