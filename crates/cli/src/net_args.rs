@@ -162,6 +162,9 @@ pub struct JoinArgs {
     /// PEM with its private key
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Encryption")]
     pub key: Option<PathBuf>,
+    /// Reach another machine without encryption, for example through a tunnel
+    #[arg(long, help_heading = "Encryption")]
+    pub plaintext_beyond_loopback: bool,
     /// The session to take part in [default: the newest one with this site]
     #[arg(long, value_name = "NAME", default_value = "")]
     pub session: String,

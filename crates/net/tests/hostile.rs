@@ -323,5 +323,6 @@ fn a_replayed_update_counts_once() {
     let view = server.core().session(&session).unwrap();
     let model = server.core().model_piece(&view.model.archive, 0, 1 << 20).unwrap();
     assert_eq!(npz::decode(&model, &adapter(0.0).schema()).unwrap(), adapter(2.0));
-    assert_eq!(a.send(&task, &adapter(1.0)).unwrap(), Outcome::Late);
+    assert_eq!(a.send(&task, &adapter(1.0)).unwrap(), Outcome::Duplicate, "it counted, and it is told so");
+    assert_eq!(a.send(&task, &adapter(9.0)).unwrap(), Outcome::Late);
 }

@@ -13,7 +13,9 @@ use consilium_experiment::hospital::{self, AuditLog, Connection, Gate, Policy, S
 use consilium_experiment::{Config, Inputs};
 use consilium_federation::TransportError;
 use consilium_net::NetError;
-use consilium_net::client::{AttendedSession, ConnectOptions, Remote, STOPPED, Score, SessionStatus};
+use consilium_net::client::{
+    AttendedSession, ClientTls, ConnectOptions, Remote, STOPPED, Score, SessionStatus,
+};
 
 use super::simulate::explain;
 use super::{dry_run, print_json};
@@ -54,6 +56,11 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
         return dry_run::run(args, &site, &data, &policy, &out, voice);
     }
 
+    if !is_private(&server) && !args.plaintext_beyond_loopback {
+        return Err(Failure::usage(format!("{server} is another machine, and nothing would be encrypted"))
+            .hint("use https://, or say --plaintext-beyond-loopback where something else encrypts")
+            .into());
+    }
     let resume = format!("the same command goes on; what is done lies in {}", out.display());
     let stop = interrupt::stop_flag(interrupt::RESUMABLE)?;
     let view: Arc<dyn Sink> = Arc::from(live::view(voice, Plan::default()));
@@ -64,6 +71,7 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
         program: PROGRAM.into(),
         site: site.clone(),
         token: args.token.clone(),
+        tls: tls(args)?,
         stop: stop.clone(),
         on_event: Box::new(move |event| told.record(&Event::Note { text: event.to_string() })),
     })
@@ -98,6 +106,29 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
     }
     drop(view);
     print(&verdict, &folder, &remote, voice)
+}
+
+/// The certificates that were named.
+fn tls(args: &JoinArgs) -> Result<ClientTls> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let ca = args.ca.as_ref().map(read).transpose()?;
+    let pair = args.cert.as_ref().zip(args.key.as_ref());
+    let identity = pair.map(|(certificate, key)| anyhow::Ok((read(certificate)?, read(key)?))).transpose()?;
+    Ok(ClientTls { ca, identity })
+}
+
+/// Whether `url` names this machine, or its traffic is encrypted.
+fn is_private(url: &str) -> bool {
+    let rest = match url.split_once("://") {
+        Some(("https", _)) => return true,
+        Some((_, rest)) => rest,
+        None => url,
+    };
+    let host = rest.split('/').next().unwrap_or(rest);
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 fn policy(path: Option<&Path>) -> Result<Policy> {
@@ -203,4 +234,30 @@ fn print(verdict: &SiteVerdict, folder: &Path, remote: &Remote, voice: Voice) ->
     println!("  adapters  {}", folder.join("adapters").display());
     println!("  answers   {} (they stay here)", folder.join("predictions.jsonl").display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn only_this_machine_is_reached_without_encryption() {
+        for url in [
+            "http://localhost:8092",
+            "http://127.0.0.1:8092/",
+            "127.0.0.1:1",
+            "http://[::1]:8092",
+            "https://a.b",
+        ] {
+            assert!(is_private(url), "{url}");
+        }
+        for url in [
+            "http://10.0.0.5:8092",
+            "fed.example.org:8092",
+            "http://localhost.evil.org",
+            "http://[fd00::1]:1",
+        ] {
+            assert!(!is_private(url), "{url}");
+        }
+    }
 }

@@ -16,7 +16,9 @@ use std::time::Duration;
 use consilium_core::StopFlag;
 use prost::Message;
 use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
 
 use super::ClientEvent;
@@ -39,6 +41,15 @@ pub(super) const FRAME_HEAD: u64 = 5;
 
 /// The generated client.
 pub(super) type Client = FederationClient<Channel>;
+
+/// Whom this side trusts, and how it proves who it is. PEM texts; only `https://` uses them.
+#[derive(Clone, Default)]
+pub struct ClientTls {
+    /// Authority of the server's certificate; `None` trusts the web's public ones.
+    pub ca: Option<String>,
+    /// This site's certificate and private key, where the server wants one.
+    pub identity: Option<(String, String)>,
+}
 
 /// Why a call has no answer.
 #[derive(Debug)]
@@ -137,22 +148,34 @@ pub(super) struct Link {
 }
 
 /// How the server is reached: the one place where a channel is set up.
-fn endpoint(url: &str) -> Result<Endpoint, NetError> {
-    if url.starts_with("https://") {
-        return Err(NetError::Invalid(format!(
-            "{url}: this program does not speak TLS yet; use http:// in a private network"
-        )));
-    }
+fn endpoint(url: &str, tls: &ClientTls) -> Result<Endpoint, NetError> {
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| {
         NetError::Invalid(format!("{url} is no URL of a server, such as http://10.0.0.5:8092: {e}"))
     })?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_LIMIT)
         .http2_keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .keep_alive_while_idle(true)
         .tcp_keepalive(Some(PING))
-        .tcp_nodelay(true))
+        .tcp_nodelay(true);
+    if !url.starts_with("https://") {
+        return Ok(endpoint);
+    }
+    let certificates = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().count();
+    let named = tls.ca.iter().chain(tls.identity.as_ref().map(|(certificate, _)| certificate));
+    if named.into_iter().any(|pem| certificates(pem) == 0) {
+        return Err(NetError::Invalid("a file of certificates holds none in PEM form".into()));
+    }
+    let config = match &tls.ca {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    let config = match &tls.identity {
+        Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
+        None => config,
+    };
+    endpoint.tls_config(config).map_err(|e| NetError::Invalid(format!("certificates for {url}: {e}")))
 }
 
 /// The server's URL as it is kept: with a scheme, without a slash at the end.
@@ -165,10 +188,11 @@ impl Link {
     /// A link to `url`; nothing is sent yet.
     pub fn new(
         url: &str,
+        tls: &ClientTls,
         stop: StopFlag,
         on_event: Box<dyn Fn(ClientEvent) + Send>,
     ) -> Result<Self, NetError> {
-        let endpoint = endpoint(url)?;
+        let endpoint = endpoint(url, tls)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -356,7 +380,8 @@ mod tests {
     #[test]
     fn a_wait_ends_when_the_flag_is_raised_and_nobody_answers() {
         let stop = StopFlag::new();
-        let link = Link::new("http://127.0.0.1:9", stop.clone(), Box::new(|_| {})).unwrap();
+        let link =
+            Link::new("http://127.0.0.1:9", &ClientTls::default(), stop.clone(), Box::new(|_| {})).unwrap();
         let started = std::time::Instant::now();
         let raise = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
@@ -375,7 +400,9 @@ mod tests {
     fn urls_are_read_as_people_write_them() {
         assert_eq!(normal_url("10.0.0.5:8092/"), "http://10.0.0.5:8092");
         assert_eq!(normal_url("http://server"), "http://server");
-        assert!(matches!(endpoint("https://server"), Err(NetError::Invalid(_))));
-        assert!(matches!(endpoint("http://a b"), Err(NetError::Invalid(_))));
+        let tls = ClientTls { ca: Some("no certificate".into()), identity: None };
+        assert!(endpoint("https://server", &ClientTls::default()).is_ok());
+        assert!(matches!(endpoint("https://server", &tls), Err(NetError::Invalid(_))));
+        assert!(matches!(endpoint("http://a b", &ClientTls::default()), Err(NetError::Invalid(_))));
     }
 }

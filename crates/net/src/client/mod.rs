@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use credentials::Credentials;
 pub use dry_run::{DryField, DryMessage, DryRun, DryRunOptions, dry_run};
-pub use link::{STOPPED, WireBytes};
+pub use link::{ClientTls, STOPPED, WireBytes};
 pub use remote::{AttendedSession, ConnectOptions, Ended, Remote, ServerHello};
 
 pub use crate::proto::{Score, SessionStatus};

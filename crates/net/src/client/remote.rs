@@ -10,7 +10,7 @@ use consilium_core::{Adapter, StopFlag, npz};
 use tonic::Code;
 
 use super::account::{ANSWER_LIMIT, Account};
-use super::link::{Failed, Link, WireBytes, bounded, normal_url};
+use super::link::{ClientTls, Failed, Link, WireBytes, bounded, normal_url};
 use super::models::Models;
 use super::outbox::Outbox;
 use super::{ClientEvent, Score, SessionStatus};
@@ -28,7 +28,7 @@ const LARGEST_ADAPTER: u64 = 4 << 30;
 
 /// How to reach a server, and as whom.
 pub struct ConnectOptions {
-    /// The server, such as `http://10.0.0.5:8092`.
+    /// The server, such as `https://fed.example.org:8092`.
     pub url: String,
     /// Folder of this site's credentials, outbox and models; one site, one process.
     pub state_dir: PathBuf,
@@ -38,6 +38,8 @@ pub struct ConnectOptions {
     pub site: String,
     /// One-time enrolment token, where the site is not enrolled yet.
     pub token: Option<String>,
+    /// Certificates, for an `https://` server.
+    pub tls: ClientTls,
     /// Ends every wait when it is raised.
     pub stop: StopFlag,
     /// Hears what the connection goes through, on the thread that calls.
@@ -110,13 +112,13 @@ impl Remote {
     /// [`NetError::Untrusted`] when its key is not the one pinned at the first contact, [`NetError::Unauthenticated`]
     /// or [`NetError::Denied`] when it does not want this site, and storage errors.
     pub fn connect(options: ConnectOptions) -> Result<Self, NetError> {
-        let ConnectOptions { url, state_dir, program, site, token, stop, on_event } = options;
+        let ConnectOptions { url, state_dir, program, site, token, tls, stop, on_event } = options;
         durable::create_folder(&state_dir)?;
         let lock = lock(&state_dir)?;
         let outbox = Outbox::open(state_dir.join("outbox"))?;
         let models = Models::open(state_dir.join("models"))?;
         let url = normal_url(&url);
-        let link = Link::new(&url, stop, on_event)?;
+        let link = Link::new(&url, &tls, stop, on_event)?;
         let path = state_dir.join("credentials.json");
         let (account, hello) = Account::open(link, &url, path, &program, &site, token.as_deref())?;
         let (session, task, ended) = (RefCell::new(None), RefCell::new(None), RefCell::new(None));

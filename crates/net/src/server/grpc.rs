@@ -78,7 +78,8 @@ impl Service {
     ) -> Result<T, Status> {
         let core = self.core.clone();
         let done = tokio::task::spawn_blocking(move || command(&core)).await;
-        done.map_err(|_| Status::internal("the command broke off"))?.map_err(Status::from)
+        // It breaks off when the server shuts down: what it would have said is asked again.
+        done.map_err(|_| Status::unavailable("the command broke off"))?.map_err(Status::from)
     }
 
     /// Who calls. Every call but `hello`, `enrol` and `refresh` begins with this; only sites have any business here.

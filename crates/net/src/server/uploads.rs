@@ -182,6 +182,13 @@ impl Core {
         let spec = {
             let inner = self.enter();
             let live = inner.live(&submission.session)?;
+            // The round may be over since it was accepted: its site must hear that it counted, not that it came late.
+            let known = inner.store.updates(&submission.session, submission.round)?;
+            let same =
+                |update: &UpdateRow| update.site == by.name && update.archive == submission.archive_sha256;
+            if known.iter().any(same) {
+                return Ok(Outcome::Duplicate);
+            }
             // Asked before the archive is read: most refusals need no look at it.
             if let Some(refused) = would_refuse(&live.row, by, &offer, self.now()) {
                 return Ok(refused);

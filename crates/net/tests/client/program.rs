@@ -81,6 +81,7 @@ impl Program {
         let (stop, told) = (StopFlag::new(), Arc::new(Mutex::new(Vec::new())));
         let hears = told.clone();
         let options = ConnectOptions {
+            tls: Default::default(),
             url: format!("http://{address}"),
             state_dir: folder.to_owned(),
             program: "test 1.0".into(),
