@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::options::{PresetName, RunOptions};
 
@@ -60,6 +60,16 @@ impl SessionOptions {
     }
 }
 
+/// `--log-format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Sentences for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
 /// `serve`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -100,6 +110,9 @@ pub struct ServeArgs {
     /// Make no session; take up those that are there
     #[arg(long)]
     pub no_session: bool,
+    /// How changes of sessions are told on standard output
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
     /// End when the session has ended
     #[arg(long)]
     pub until_finished: bool,

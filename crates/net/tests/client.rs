@@ -56,7 +56,7 @@ fn three_sites_take_part_and_each_update_counts_once() {
         assert!(counted.iter().all(|value| (value - third).abs() < 1e-6), "{counted:?}");
     }
     assert_eq!(models[0].sha256(), models[2].sha256());
-    let (_, _, scores) = server.core().history("study").unwrap();
+    let scores = server.core().history("study").unwrap().scores;
     assert_eq!(scores.len(), 3);
 }
 
@@ -297,7 +297,7 @@ fn a_failure_and_a_farewell_end_the_waiting_for_a_site() {
     program.stop.raise();
     program.remote.leave().unwrap();
     until("the session ends", || server.core().session("study").unwrap().status.is_over());
-    let (rounds, _, _) = server.core().history("study").unwrap();
+    let rounds = server.core().history("study").unwrap().rounds;
     assert_eq!(rounds[0].reasons["north"], "out of memory");
     assert_eq!(rounds[1].reasons["north"], "the site left");
 }

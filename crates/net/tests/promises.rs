@@ -80,7 +80,7 @@ fn a_round_ends_at_its_deadline_with_quorum_and_without() {
     c.send(&c.task(), &adapter(9.0)).unwrap();
     until("the end", || server.core().session(&session).unwrap().status == Status::Finished);
     assert_eq!(model(&server, &session), adapter(2.0), "one update is no quorum");
-    let (rounds, _, _) = server.core().history(&session).unwrap();
+    let rounds = server.core().history(&session).unwrap().rounds;
     assert_eq!(rounds.iter().map(|r| r.committed).collect::<Vec<_>>(), [true, false]);
     assert!(rounds[0].reasons["c"].contains("deadline"), "{:?}", rounds[0].reasons);
     assert!(matches!(a.send(&c_task(&a, 2), &adapter(1.0)), Ok(Outcome::Late)));

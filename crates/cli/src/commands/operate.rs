@@ -119,7 +119,7 @@ fn table(values: &[Value], columns: &[&str]) {
     }
 }
 
-fn list<'a>(value: &'a Value) -> &'a [Value] {
+fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 

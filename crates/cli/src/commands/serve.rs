@@ -19,7 +19,7 @@ use crate::config::{self, Layer};
 use crate::failure::Failure;
 use crate::inputs::{self, Base};
 use crate::interrupt;
-use crate::net_args::{ServeArgs, SessionOptions};
+use crate::net_args::{LogFormat, ServeArgs, SessionOptions};
 
 /// How long the operator's token of this start is good: until the next one, in practice.
 const TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -64,14 +64,15 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
         let (spec, archive) = spec_of(&args.session)?;
         server.core().order(&operator, spec, &archive)?;
     }
-    if !voice.quiet && !voice.json {
+    let talks = !voice.quiet && !voice.json;
+    if talks && args.log_format == LogFormat::Text {
         greet(&server, args, open_enrolment, &token_file);
     }
     let watched = (!args.no_session).then_some(args.session.name.as_str());
     let mut told = Told::default();
     loop {
-        if !voice.quiet && !voice.json {
-            told.tell(&server)?;
+        if talks {
+            told.tell(&server, args.log_format)?;
         }
         let over =
             watched.map(|name| server.core().session(name)).transpose()?.is_some_and(|s| s.status.is_over());
@@ -81,13 +82,10 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
         std::thread::sleep(LOOK_EVERY);
     }
     if voice.json {
-        let (rounds, models, scores) = match watched {
-            Some(name) => server.core().history(name)?,
-            None => Default::default(),
-        };
-        print_json(&serde_json::json!({
-            "sessions": server.core().sessions(), "rounds": rounds, "models": models, "scores": scores,
-        }))?;
+        let history = watched.map(|name| server.core().history(name)).transpose()?.unwrap_or_default();
+        let mut shown = serde_json::json!(history);
+        shown["sessions"] = serde_json::json!(server.core().sessions());
+        print_json(&shown)?;
     }
     Ok(())
 }
@@ -126,13 +124,17 @@ struct Told(BTreeMap<String, (usize, Status, u32, usize, usize)>);
 
 impl Told {
     /// A line for each change.
-    fn tell(&mut self, server: &Server) -> Result<()> {
+    fn tell(&mut self, server: &Server, format: LogFormat) -> Result<()> {
         for session in server.core().sessions() {
             let waiting = session.awaited.len();
             let now =
                 (session.attended.len(), session.status, session.round, waiting, session.commits as usize);
             let before = self.0.insert(session.id.clone(), now);
             if before == Some(now) {
+                continue;
+            }
+            if format == LogFormat::Json {
+                println!("{}", serde_json::to_string(&session)?);
                 continue;
             }
             let name = &session.name;
@@ -148,7 +150,7 @@ impl Told {
                 ),
                 Status::Running => {}
                 Status::Finished | Status::Stopped => {
-                    let (rounds, _, _) = server.core().history(name)?;
+                    let rounds = server.core().history(name)?.rounds;
                     println!(
                         "{name}: {} after {} rounds, {} of them made a model; the last is {}",
                         session.status.word(),

@@ -14,10 +14,11 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::core::{Core, Principal};
 use super::enrolment::Tokens;
-use super::sessions::{NextTask, SessionView};
+use super::sessions::NextTask;
 use super::spec::SessionSpec;
 use super::store::{self, ModelRow, Role, ScoreRow};
 use super::uploads::{Outcome, Submission};
+use super::views::SessionView;
 use crate::error::NetError;
 use crate::manifest::PROTOCOL;
 use crate::proto::federation_server::Federation;

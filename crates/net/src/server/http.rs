@@ -208,9 +208,10 @@ async fn sessions(State(core): Shared) -> Answered {
 }
 
 async fn session(State(core): Shared, Path(name): Path<String>) -> Answered {
-    let (view, (rounds, models, scores)) =
-        ask(&core, move |core| Ok((core.session(&name)?, core.history(&name)?))).await?;
-    Ok(Json(json!({ "session": view, "rounds": rounds, "models": models, "scores": scores })).into_response())
+    let (view, history) = ask(&core, move |core| Ok((core.session(&name)?, core.history(&name)?))).await?;
+    let mut shown = json!(history);
+    shown["session"] = json!(view);
+    Ok(Json(shown).into_response())
 }
 
 /// The body is one line of JSON, the specification, and after it the seed's archive.

@@ -17,6 +17,7 @@ pub mod spec;
 pub mod store;
 pub mod tls;
 pub mod uploads;
+pub mod views;
 
 pub use blobs::Blobs;
 pub use core::{Core, CoreSettings, Principal};

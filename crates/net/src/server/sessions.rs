@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consilium_core::npz;
-use consilium_federation::{RoundRecord, Session};
+use consilium_federation::Session;
 use ring::rand::{SecureRandom, SystemRandom};
-use serde::Serialize;
 
 use super::core::{Core, Inner, Live, Principal};
 use super::spec::{Roster, SessionSpec};
 use super::store::sessions::{insert_attendance, put_score};
 use super::store::{Deed, ModelRow, ScoreRow, SessionRow, Status};
+use super::views::{SessionView, view};
 use crate::clock::millis;
 use crate::error::NetError;
 use crate::manifest::{Manifest, PROTOCOL};
@@ -46,35 +46,6 @@ pub struct HandedTask {
     pub signature: Vec<u8>,
     /// The model to start from.
     pub model: ModelRow,
-}
-
-/// A session as reports show it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SessionView {
-    /// Id.
-    pub id: String,
-    /// Name.
-    pub name: String,
-    /// Where it stands.
-    pub status: Status,
-    /// The open round, or the last one that ended.
-    pub round: u32,
-    /// Rounds in all.
-    pub rounds: u32,
-    /// Rounds that made a model.
-    pub commits: u32,
-    /// Sites that take part; while gathering, those that are expected or have come.
-    pub roster: Vec<String>,
-    /// Sites that have reported.
-    pub attended: Vec<String>,
-    /// Sites that the open round waits for.
-    pub awaited: Vec<String>,
-    /// When the open round ends at the latest, milliseconds since 1970.
-    pub deadline_ms: Option<u64>,
-    /// The last committed model.
-    pub model: ModelRow,
-    /// When it was ordered, milliseconds since 1970.
-    pub created: i64,
 }
 
 fn new_id() -> Result<String, NetError> {
@@ -358,32 +329,6 @@ impl Core {
         Ok(())
     }
 
-    /// Every session, oldest first.
-    pub fn sessions(&self) -> Vec<SessionView> {
-        let inner = self.enter();
-        let mut views: Vec<SessionView> = inner.sessions.values().map(view).collect();
-        views.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        views
-    }
-
-    /// One session by id or name.
-    ///
-    /// # Errors
-    /// [`NetError::NotFound`].
-    pub fn session(&self, name: &str) -> Result<SessionView, NetError> {
-        self.enter().find(name).map(view)
-    }
-
-    /// How the rounds of a session ended, its models, and what sites told about their scores.
-    ///
-    /// # Errors
-    /// [`NetError::NotFound`] or a storage error.
-    pub fn history(&self, name: &str) -> Result<(Vec<RoundRecord>, Vec<ModelRow>, Vec<ScoreRow>), NetError> {
-        let inner = self.enter();
-        let id = &inner.find(name)?.row.id;
-        Ok((inner.store.rounds(id)?, inner.store.models(id)?, inner.store.scores(id)?))
-    }
-
     /// A model of a session whose archive has this hash.
     ///
     /// # Errors
@@ -415,28 +360,5 @@ pub(super) fn is_for(live: &Live, site: &str) -> bool {
         (Some(machine), _) => machine.roster().iter().any(|name| name == site),
         (None, Roster::Named(names)) => names.iter().any(|name| name == site),
         (None, Roster::First(_)) => true,
-    }
-}
-
-fn view(live: &Live) -> SessionView {
-    let (row, machine) = (&live.row, live.row.machine.as_ref());
-    let roster = match (machine, &row.spec.roster) {
-        (Some(machine), _) => machine.roster().to_vec(),
-        (None, Roster::Named(names)) => names.clone(),
-        (None, Roster::First(_)) => live.attended.iter().cloned().collect(),
-    };
-    SessionView {
-        id: row.id.clone(),
-        name: row.spec.name.clone(),
-        status: row.status,
-        round: machine.map_or(0, Session::round),
-        rounds: row.spec.settings.rounds,
-        commits: machine.map_or(0, Session::commits),
-        roster,
-        attended: live.attended.iter().cloned().collect(),
-        awaited: machine.map(|m| m.awaited().map(str::to_owned).collect()).unwrap_or_default(),
-        deadline_ms: machine.and_then(Session::deadline).map(millis),
-        model: live.model.clone(),
-        created: row.created,
     }
 }
