@@ -107,6 +107,9 @@ pub struct ServeArgs {
     /// Listen beyond this machine without encryption, for example behind a proxy that adds it
     #[arg(long)]
     pub plaintext_beyond_loopback: bool,
+    /// Keep each site's updates after their round; by default only the averaged models stay
+    #[arg(long)]
+    pub keep_updates: bool,
     /// Make no session; take up those that are there
     #[arg(long)]
     pub no_session: bool,

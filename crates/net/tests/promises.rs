@@ -152,3 +152,26 @@ fn tokens_are_single_use_bound_to_a_site_and_die_when_it_is_revoked() {
         }
     }
 }
+
+#[test]
+fn single_updates_are_gone_once_their_round_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let session = order(&server, spec("s", &["a", "b"], 2, 2, 600.0));
+    let [a, b] = ["a", "b"].map(|name| Site::attend(&server, &session, name));
+    let kept = |value| {
+        let archive = npz::encode(&adapter(value));
+        server.core().model_piece(&consilium_core::hash::sha256_hex(&archive), 0, 1).is_ok()
+    };
+    a.send(&a.task(), &adapter(1.0)).unwrap();
+    assert!(kept(1.0), "it is needed until the round is folded");
+    b.send(&b.task(), &adapter(3.0)).unwrap();
+    until("round 2", || server.core().session(&session).unwrap().round == 2);
+    assert!(!kept(1.0) && !kept(3.0), "both are gone");
+    assert!(kept(2.0), "the model stays");
+    // An update that is the same as the model of another round stays as that model.
+    a.send(&a.task(), &adapter(2.0)).unwrap();
+    b.send(&b.task(), &adapter(6.0)).unwrap();
+    until("the end", || server.core().session(&session).unwrap().status == Status::Finished);
+    assert!(kept(2.0) && kept(4.0) && !kept(6.0));
+}

@@ -51,7 +51,8 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
             .into());
     }
     let open_enrolment = loopback && !args.closed;
-    let settings = CoreSettings { open_enrolment, ..CoreSettings::default() };
+    let settings =
+        CoreSettings { open_enrolment, keep_updates: args.keep_updates, ..CoreSettings::default() };
     let options = ServeOptions { folder: args.folder.clone(), listen: args.listen, settings, tls };
     let stop = interrupt::stop_flag(STOPPING)?;
     let server = Server::start(options)?;

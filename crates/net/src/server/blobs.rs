@@ -92,6 +92,22 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// Whether there is a blob called `sha256`.
+    pub fn has(&self, sha256: &str) -> bool {
+        is_sha256(sha256) && self.path(sha256).is_file()
+    }
+
+    /// Removes the blob called `sha256`, if it is there.
+    ///
+    /// # Errors
+    /// [`NetError::Io`].
+    pub fn remove(&self, sha256: &str) -> Result<(), NetError> {
+        match is_sha256(sha256) {
+            true => durable::remove(&self.path(sha256)),
+            false => Ok(()),
+        }
+    }
+
     fn upload_path(&self, upload_id: &str) -> PathBuf {
         self.uploads.join(upload_id)
     }

@@ -34,6 +34,8 @@ pub struct CoreSettings {
     pub max_magnitude: f32,
     /// Most training rows that one site may claim.
     pub max_examples: u64,
+    /// Whether single sites' updates are kept after their round. They can give away training rows; the mean says less.
+    pub keep_updates: bool,
 }
 
 impl Default for CoreSettings {
@@ -45,6 +47,7 @@ impl Default for CoreSettings {
             refresh_life: Duration::from_secs(30 * 24 * 3600),
             max_magnitude: 1e4,
             max_examples: 100_000_000,
+            keep_updates: false,
         }
     }
 }
@@ -142,7 +145,7 @@ impl Core {
             counters: Counters::default(),
             down: None,
         };
-        Ok(Self {
+        let core = Self {
             inner: Mutex::new(inner),
             wake: Condvar::new(),
             changed: watch::Sender::new(0),
@@ -151,7 +154,17 @@ impl Core {
             clock: Clock::start(),
             settings,
             driving: AtomicBool::new(false),
-        })
+        };
+        core.forget_updates(&core.enter(), None)?;
+        Ok(core)
+    }
+
+    /// Removes the updates of rounds that have ended, of one session or of all, unless they are to be kept.
+    pub(super) fn forget_updates(&self, inner: &Inner, session: Option<&str>) -> Result<(), NetError> {
+        if self.settings.keep_updates {
+            return Ok(());
+        }
+        inner.store.spent_archives(session)?.iter().try_for_each(|archive| self.blobs.remove(archive))
     }
 
     /// The public half of the key that signs round manifests.

@@ -123,6 +123,7 @@ impl Core {
                     insert_round(transaction, id, &record, now)
                 })?;
                 inner.counters.rounds_failed += 1;
+                self.forget_updates(inner, Some(id))?;
             }
             Action::Finished => {
                 let deed = deed("session_finished", words(serde_json::json!({ "model": base.adapter })));
@@ -156,6 +157,7 @@ impl Core {
                 })?;
                 inner.live_mut(id)?.model = model;
                 inner.counters.rounds_committed += 1;
+                self.forget_updates(&inner, Some(id))?;
             }
             // Whether the disk gives its bytes another time is unknown; the round stays sealed until it does.
             Err(error) if matches!(error, NetError::Io { .. } | NetError::StoreDown(_)) => {
@@ -175,6 +177,7 @@ impl Core {
                     insert_round(transaction, id, record, now)
                 })?;
                 inner.counters.rounds_failed += 1;
+                self.forget_updates(&inner, Some(id))?;
             }
         }
         Ok(())

@@ -253,6 +253,10 @@ impl Core {
         if let Some(refused) = would_refuse(&inner.live(&submission.session)?.row, by, offer, now) {
             return Ok(refused);
         }
+        // Another session may have forgotten the same content since it was kept.
+        if !self.blobs.has(&submission.archive_sha256) {
+            return Ok(Outcome::rejected("archive_hash", "the upload is no longer here; send it again"));
+        }
         let update = UpdateRow {
             session: submission.session.clone(),
             round: submission.round,

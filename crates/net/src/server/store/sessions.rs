@@ -313,6 +313,23 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Archives of updates whose round has ended and that nothing else needs: neither a model nor an update of an open
+    /// round has the same content. Of one session, or of all.
+    ///
+    /// # Errors
+    /// [`NetError::Database`].
+    pub fn spent_archives(&self, session: Option<&str>) -> Result<Vec<String>, NetError> {
+        let mut query = self.connection.prepare_cached(
+            "WITH over AS (SELECT u.archive, u.session FROM updates u JOIN rounds r USING (session, round)),
+                  open AS (SELECT u.archive FROM updates u LEFT JOIN rounds r USING (session, round)
+                           WHERE r.round IS NULL)
+             SELECT DISTINCT archive FROM over WHERE (?1 IS NULL OR session = ?1)
+             AND archive NOT IN (SELECT archive FROM open) AND archive NOT IN (SELECT archive FROM models)",
+        )?;
+        let rows = query.query_map([session], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// How the rounds of a session ended, in order.
     ///
     /// # Errors
