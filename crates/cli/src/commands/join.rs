@@ -101,11 +101,13 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
     let folder = out.join("run");
     let verdict = hospital::run(&config, &inputs, &mut gate, connection, &folder, view.as_ref(), &stop)
         .map_err(|error| explain(error, &resume))?;
-    if gate.share_scores()? {
-        remote.report_scores(&scores(&verdict))?;
-    }
     drop(view);
-    print(&verdict, &folder, &remote, voice)
+    print(&verdict, &folder, &remote, voice)?;
+    // Last, since a server that is gone for good would be waited for.
+    if gate.share_scores()? {
+        remote.report_scores(&scores(&verdict)).map_err(|error| stopped_or(error, &stop, &resume))?;
+    }
+    Ok(())
 }
 
 /// The certificates that were named.
