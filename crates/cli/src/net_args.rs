@@ -205,6 +205,12 @@ pub struct Operator {
     /// PEM with the authority of the server's certificate [default: the web's public authorities]
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// PEM with a certificate of your own, where the server wants one (`consilium pki site operator`)
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM with its private key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// File with the operator's token, as `serve` writes it into its folder
     #[arg(long, value_name = "FILE", default_value = "consilium-server/operator.token")]
     pub token_file: PathBuf,

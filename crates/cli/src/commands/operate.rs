@@ -1,9 +1,11 @@
 //! The operator's commands, `session`, `clients`, `models` and `enroll`: words around the server's HTTP interface.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 use super::print_json;
 use super::serve::spec_of;
@@ -29,15 +31,10 @@ impl Desk {
                 "`consilium serve` writes it into its folder as operator.token; name it with --token-file",
             )
         })?;
-        let mut config =
-            ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
-        if let Some(path) = &operator.ca {
-            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let authority = ureq::tls::Certificate::from_pem(&pem)
-                .with_context(|| format!("{} holds no certificate", path.display()))?;
-            let roots = ureq::tls::RootCerts::from(std::iter::once(authority));
-            config = config.tls_config(ureq::tls::TlsConfig::builder().root_certs(roots).build());
-        }
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .tls_config(tls(operator)?);
         Ok(Self {
             agent: config.build().new_agent(),
             url: operator.server.trim_end_matches('/').to_owned(),
@@ -86,6 +83,25 @@ impl Desk {
         let reason = told["message"].as_str().unwrap_or("no reason given");
         Err(Failure::failed(format!("the server answered {status}: {reason}")).into())
     }
+}
+
+/// The certificates that were named.
+fn tls(operator: &Operator) -> Result<TlsConfig> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let certificate = |path: &Path| {
+        Certificate::from_pem(&read(path)?)
+            .with_context(|| format!("{} holds no certificate", path.display()))
+    };
+    let mut config = TlsConfig::builder();
+    if let Some(path) = &operator.ca {
+        config = config.root_certs(RootCerts::from(std::iter::once(certificate(path)?)));
+    }
+    if let Some((path, key)) = operator.cert.as_ref().zip(operator.key.as_ref()) {
+        let own =
+            PrivateKey::from_pem(&read(key)?).with_context(|| format!("{} holds no key", key.display()))?;
+        config = config.client_cert(Some(ClientCert::new_with_certs(&[certificate(path)?], own)));
+    }
+    Ok(config.build())
 }
 
 fn parse(bytes: &[u8]) -> Result<Value> {

@@ -105,6 +105,15 @@ fn greet(server: &Server, args: &ServeArgs, open: bool, token_file: &Path) {
         let (name, status) = (&session.name, session.status.word());
         println!("session {name}: {status}, {} rounds, sites {}", session.rounds, session.roster.join(", "));
     }
+    let ip = server.address().ip();
+    if ip.is_unspecified() {
+        println!("({ip} is every address of this machine: write its name instead)");
+    }
+    if args.tls_cert.is_some() {
+        println!(
+            "(add --ca with the authority's certificate, and --cert and --key where --client-ca wants them)"
+        );
+    }
     println!("\nHospitals join with:");
     if open {
         println!("  consilium join --server {url} --site NAME --data hospital.csv");
