@@ -7,7 +7,7 @@
 //! | find | path or hub id -> data files of one split | [`source`], [`hub`], [`splits`], [`card`] |
 //! | read | file -> [`Example`]s, bad rows counted | [`read`](mod@read), [`table`] |
 //! | partition | examples -> one [`Shard`] per site | [`partition`](mod@partition) |
-//! | carry | shards -> a CSV file for each site | [`write`] |
+//! | carry | shards -> a CSV file for each site | [`write`](mod@write) |
 //! | split | shard -> training, validation and test rows | [`split`](mod@split) |
 //! | template | example -> prompt and completion | [`template`] |
 //! | encode | text -> [`Tokens`] | [`tokenizer`] |
