@@ -2,12 +2,13 @@
 //!
 //! The core blocks (it waits for the disk), so its commands run on tokio's blocking threads.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use consilium_federation::UpdateMetrics;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -30,6 +31,10 @@ const PIECE: usize = 256 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Uploads that are read and checked at once: bounds memory, whatever the number of sites.
 const CHECKED_AT_ONCE: usize = 2;
+/// Uploads on their way at once; the others wait their turn before their first byte, which bounds memory too.
+const UPLOADED_AT_ONCE: usize = 8;
+/// How long a site may take from its turn to its first byte.
+const TURN: Duration = Duration::from_secs(10);
 
 /// The name and version of this program, as it tells the other side.
 pub const PROGRAM: &str = concat!("consilium ", env!("CARGO_PKG_VERSION"));
@@ -39,6 +44,15 @@ pub const PROGRAM: &str = concat!("consilium ", env!("CARGO_PKG_VERSION"));
 pub struct Service {
     core: Arc<Core>,
     checking: Arc<Semaphore>,
+    uploading: Arc<Semaphore>,
+    /// Whose turn to upload it is.
+    turns: Arc<Mutex<BTreeMap<String, Turn>>>,
+}
+
+/// A reserved place among the uploads, until a moment.
+struct Turn {
+    _place: OwnedSemaphorePermit,
+    until: Instant,
 }
 
 type Answered<T> = Result<Response<T>, Status>;
@@ -69,7 +83,38 @@ fn bearer<T>(request: &Request<T>) -> Result<String, Status> {
 impl Service {
     /// The face of `core`.
     pub fn new(core: Arc<Core>) -> Self {
-        Self { core, checking: Arc::new(Semaphore::new(CHECKED_AT_ONCE)) }
+        Self {
+            core,
+            checking: Arc::new(Semaphore::new(CHECKED_AT_ONCE)),
+            uploading: Arc::new(Semaphore::new(UPLOADED_AT_ONCE)),
+            turns: Arc::default(),
+        }
+    }
+
+    /// Waits for the site's turn to upload and reserves it for a while.
+    async fn reserve_turn(&self, site: &str) -> Result<(), Status> {
+        let place = self.uploading.clone().acquire_owned().await;
+        let place = place.map_err(|_| Status::unavailable("shutting down"))?;
+        let until = Instant::now() + TURN;
+        self.turns().insert(site.to_owned(), Turn { _place: place, until });
+        let service = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            service.turns().retain(|_, turn| turn.until > until);
+        });
+        Ok(())
+    }
+
+    /// The site's turn, if it has one reserved or nobody else waits.
+    fn take_turn(&self, site: &str) -> Result<Turn, Status> {
+        let reserved = self.turns().remove(site);
+        let free =
+            || Some(Turn { _place: self.uploading.clone().try_acquire_owned().ok()?, until: Instant::now() });
+        reserved.or_else(free).ok_or_else(|| Status::unavailable("too many uploads at once; begin again"))
+    }
+
+    fn turns(&self) -> MutexGuard<'_, BTreeMap<String, Turn>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a command of the core where it may block.
@@ -280,16 +325,21 @@ impl Federation for Service {
     ) -> Answered<proto::UploadState> {
         let by = self.site(&request).await?;
         let asked = request.into_inner();
+        let (site, bytes) = (by.name.clone(), asked.bytes);
         let (upload_id, received) = self
             .ask(move |core| {
                 core.begin_upload(&by, &asked.session_id, asked.round, &asked.archive_sha256, asked.bytes)
             })
             .await?;
+        if received < bytes {
+            self.reserve_turn(&site).await?;
+        }
         Ok(Response::new(proto::UploadState { upload_id, received }))
     }
 
     async fn upload(&self, request: Request<Streaming<proto::UploadChunk>>) -> Answered<proto::UploadState> {
         let by = self.site(&request).await?;
+        let _turn = self.take_turn(&by.name)?;
         let mut chunks = request.into_inner();
         let mut state = proto::UploadState::default();
         while let Some(chunk) = chunks.next().await {

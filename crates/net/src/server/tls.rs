@@ -94,6 +94,7 @@ impl TlsListener {
                 if sender.is_closed() {
                     return;
                 }
+                let _ = stream.set_nodelay(true);
                 let (acceptor, sender) = (acceptor.clone(), sender.clone());
                 tokio::spawn(async move {
                     if let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await {
