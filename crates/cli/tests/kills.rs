@@ -280,7 +280,7 @@ fn no_acknowledged_update_is_lost_and_none_is_counted_twice() {
     for kill in 0..kills {
         let pause = Duration::from_millis(1 + rng.next_u64() % 400);
         std::thread::sleep(pause);
-        if rng.next_u64() % 4 == 0 {
+        if rng.next_u64().is_multiple_of(4) {
             flags[(rng.next_u64() % SITES as u64) as usize].lock().unwrap().raise();
         }
         drop(server);
