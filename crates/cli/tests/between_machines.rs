@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{consilium, run};
+use common::{consilium, quiet_port, run};
 
 const SITES: [&str; 3] = ["Drug Meta", "Pharmacology", "Drug Gene Relations"];
 
@@ -140,7 +140,7 @@ fn killed_processes_end_with_them_too() {
     let here = root.path();
     prepare(here);
     let expected = simulated(here);
-    let (server, port) = serve(here, 0);
+    let (server, port) = serve(here, quiet_port());
     let [first, second, third] = SITES.map(|site| join(here, site, port));
     until_there(here, SITES[0], "run/metrics.jsonl");
     drop(first);

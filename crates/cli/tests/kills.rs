@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::consilium;
+use common::{consilium, quiet_port};
 use consilium_core::{Adapter, ScheduleKind, SeededRng, StopFlag, Tensor, npz};
 use consilium_federation::{
     Answer, LocalWork, ScheduleScope, SessionSettings, Training, Transport, Update, UpdateMetrics, Weights,
@@ -248,8 +248,7 @@ fn check(server: &Path, history: &History) -> (usize, usize) {
 fn no_acknowledged_update_is_lost_and_none_is_counted_twice() {
     let (kills, seed) = (number("CONSILIUM_KILLS", 50), number("CONSILIUM_SEED", 1));
     let root = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let place = Place { here: root.path().to_owned(), port };
+    let place = Place { here: root.path().to_owned(), port: quiet_port() };
     let mut rng = SeededRng::derive(seed, 0, "", "kills");
 
     // A database that is half made is made by the next start.

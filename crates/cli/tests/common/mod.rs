@@ -16,6 +16,14 @@ pub fn consilium(dir: &Path) -> Command {
     command
 }
 
+/// A free port below those that systems give to outgoing connections: while a server is down, a client that tries to
+/// reach it must not end up on its port.
+pub fn quiet_port() -> u16 {
+    let first = 20_000 + (std::process::id() % 10_000) as u16;
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (first..32_000).find(free).expect("a free port")
+}
+
 /// What one call said.
 pub struct Said {
     pub code: Option<i32>,
