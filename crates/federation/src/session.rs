@@ -240,6 +240,14 @@ impl Session {
         }
     }
 
+    /// When the open round began, if one is open.
+    pub fn opened(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Open(open) => Some(open.published),
+            _ => None,
+        }
+    }
+
     /// When the open round ends at the latest; `None` when none is open.
     pub fn deadline(&self) -> Option<Duration> {
         match &self.phase {

@@ -7,6 +7,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use webpki::EndEntityCert;
 
 use crate::durable;
 use crate::error::NetError;
@@ -27,8 +29,37 @@ const SLACK: Duration = Duration::from_secs(3600);
 pub enum Subject {
     /// A server with these DNS names and IP addresses.
     Server(Vec<String>),
-    /// A site.
+    /// A site, or whoever else connects: the certificate says whose it is, and only that one's tokens work with it.
     Site,
+}
+
+/// What a certificate says whose it is with: a URI among its subject's alternative names, for it may hold any letters.
+const SITE_URI: &str = "consilium:site:";
+
+fn site_uri(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let escaped =
+        name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") });
+    escaped.fold(SITE_URI.to_owned(), |uri, part| uri + &part)
+}
+
+/// Whom a certificate (DER) that has been checked belongs to; `None` when it does not say, as those of other authorities
+/// do not.
+pub(crate) fn holder(certificate: &CertificateDer<'_>) -> Option<Holder> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    let uri = certificate.valid_uri_names().find(|uri| uri.starts_with(SITE_URI))?;
+    Some(Holder(uri.to_owned()))
+}
+
+/// Whose certificate a connection was opened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder(String);
+
+impl Holder {
+    /// Whether it is this site's.
+    pub fn is(&self, name: &str) -> bool {
+        self.0 == site_uri(name)
+    }
 }
 
 fn failed(error: rcgen::Error) -> NetError {
@@ -104,7 +135,11 @@ pub fn issue(folder: &Path, name: &str, subject: &Subject) -> Result<(), NetErro
             }
             vec![ExtendedKeyUsagePurpose::ServerAuth]
         }
-        Subject::Site => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        Subject::Site => {
+            let uri = site_uri(name).as_str().try_into().map_err(failed)?;
+            params.subject_alt_names.push(SanType::URI(uri));
+            vec![ExtendedKeyUsagePurpose::ClientAuth]
+        }
     };
     let own = KeyPair::generate().map_err(failed)?;
     let signed = params.signed_by(&own, &issuer).map_err(failed)?;

@@ -3,13 +3,16 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use consilium_net::pki::{self, Subject};
-use consilium_net::proto::HelloRequest;
 use consilium_net::proto::federation_client::FederationClient;
+use consilium_net::proto::{AttendRequest, EnrolRequest, HelloRequest};
+use consilium_net::server::store::Role;
 use consilium_net::server::tls::TlsFiles;
-use consilium_net::server::{CoreSettings, ServeOptions, Server};
+use consilium_net::server::{CoreSettings, Principal, ServeOptions, Server};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request};
 
 fn server(folder: &Path, pki: &Path, client_ca: bool) -> Server {
     let tls = TlsFiles {
@@ -83,6 +86,58 @@ fn with_a_client_authority_only_its_certificates_get_in() {
         !hello(&server, "https", Some(trust.identity(identity(&pki, "server")))),
         "one that is for servers"
     );
+}
+
+/// Enrols as `site` with `token`, over a connection with `identity`, and asks once; the code where one call is refused.
+fn enrol(server: &Server, tls: ClientTlsConfig, site: &str, token: &str) -> Result<String, Code> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let address = format!("https://localhost:{}", server.address().port());
+        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
+        let mut client = FederationClient::new(endpoint.connect().await.unwrap());
+        let access = match token.strip_prefix("Bearer ") {
+            Some(access) => access.to_owned(),
+            None => {
+                let request = EnrolRequest { site: site.into(), token: token.into() };
+                client.enrol(request).await.map_err(|status| status.code())?.into_inner().access_token
+            }
+        };
+        let mut request = Request::new(AttendRequest::default());
+        request.metadata_mut().insert("authorization", format!("Bearer {access}").parse().unwrap());
+        client.attend(request).await.map_err(|status| status.code())?;
+        Ok(format!("Bearer {access}"))
+    })
+}
+
+#[test]
+fn a_certificate_says_whose_tokens_work_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let pki = root.path().join("pki");
+    authority(&pki);
+    let far = "Klinik Süd 2";
+    pki::issue(&pki, far, &Subject::Site).unwrap();
+    let server = server(&root.path().join("server"), &pki, true);
+    let with = |name: &str| {
+        let own = Identity::from_pem(read(&pki, &format!("{name}.pem")), read(&pki, &format!("{name}.key")));
+        ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read(&pki, pki::CA_CERTIFICATE)))
+            .identity(own)
+    };
+    let operator = Principal { name: "operator".into(), role: Role::Operator };
+    let invite = |site: &str| server.core().invite(&operator, site, Duration::from_secs(60)).unwrap();
+
+    let north = enrol(&server, with("north"), "north", "").expect("its certificate stands for a token");
+    enrol(&server, with(far), far, "").expect("any name will do");
+    assert_eq!(enrol(&server, with(far), "north", &north), Err(Code::PermissionDenied), "a stolen token");
+    assert_eq!(enrol(&server, with(far), "north", ""), Err(Code::PermissionDenied), "somebody else's name");
+    let invited = invite("north");
+    assert_eq!(enrol(&server, with(far), "north", &invited), Err(Code::PermissionDenied), "nor with a token");
+    assert_eq!(enrol(&server, with("north"), "north", &north), Ok(north.clone()), "still good");
+
+    server.core().revoke(&operator, "north").unwrap();
+    assert_eq!(enrol(&server, with("north"), "north", &north), Err(Code::Unauthenticated), "shut out");
+    assert_eq!(enrol(&server, with("north"), "north", ""), Err(Code::Unauthenticated), "and stays so");
+    enrol(&server, with("north"), "north", &invite("north")).expect("until it is invited again");
 }
 
 #[test]

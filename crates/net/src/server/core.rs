@@ -2,18 +2,22 @@
 //!
 //! Everything lies behind one lock. A change is worked out on a copy, written to the database in one transaction,
 //! and only then becomes what the server knows: if the write fails, nothing has happened. Work that takes
-//! long, such as reading an archive or folding a round, is done outside the lock.
+//! long, such as reading an archive or folding a round, is done outside the lock, and sites that wait for a task are
+//! answered from the `board`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use consilium_federation::Session;
 use rusqlite::{ErrorCode, Transaction};
 use tokio::sync::watch;
 
 use super::blobs::Blobs;
+use super::board::{Board, Notice};
+use super::metrics::Metrics;
 use super::store::{AuditEntry, Deed, ModelRow, Role, SessionRow, Store};
 use crate::clock::Clock;
 use crate::error::NetError;
@@ -63,7 +67,7 @@ pub struct Principal {
 
 /// A session in memory.
 pub(super) struct Live {
-    pub row: SessionRow,
+    pub row: Arc<SessionRow>,
     /// Sites that have reported.
     pub attended: BTreeSet<String>,
     /// The last committed model.
@@ -76,32 +80,14 @@ pub(super) struct Inner {
     pub sessions: BTreeMap<String, Live>,
     /// When each site was last heard of, since 1970.
     pub seen: BTreeMap<String, Duration>,
-    /// Number of the newest waiting call of each site.
-    pub calls: BTreeMap<String, u64>,
     /// The half-sent upload of each site: its id and announced bytes.
     pub uploads: BTreeMap<String, (String, u64)>,
     /// Refused updates of each session, round and site that are in the audit log.
     pub refusals: BTreeMap<(String, u32, String), u32>,
-    pub counters: Counters,
     /// Why the database takes nothing more, if it has failed.
     pub down: Option<String>,
-}
-
-/// Numbers for `/metrics`, since the start of the program.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    /// Updates by outcome: `accepted`, or the reason's word.
-    pub updates: BTreeMap<String, u64>,
-    /// Rounds that made a model.
-    pub rounds_committed: u64,
-    /// Rounds that did not.
-    pub rounds_failed: u64,
-    /// Bytes of uploads that arrived.
-    pub bytes_in: u64,
-    /// Bytes of models that were sent.
-    pub bytes_out: u64,
-    /// Tasks handed out.
-    pub tasks: u64,
+    /// Where changed sessions are put up for their sites.
+    board: Arc<Board>,
 }
 
 /// The state of one server and its commands.
@@ -109,8 +95,10 @@ pub struct Core {
     inner: Mutex<Inner>,
     /// Wakes the driver.
     wake: Condvar,
-    /// Wakes waiting calls: raised with every change that a site might wait for.
+    /// Raised with every change that somebody who watches might want to see.
     changed: watch::Sender<u64>,
+    pub(super) board: Arc<Board>,
+    pub(super) metrics: Metrics,
     pub(super) blobs: Blobs,
     pub(super) key: ServerKey,
     pub(super) clock: Clock,
@@ -127,28 +115,32 @@ impl Core {
     pub fn open(folder: &Path, settings: CoreSettings) -> Result<Self, NetError> {
         crate::durable::create_folder(folder)?;
         let store = Store::open(&folder.join("consilium.db"))?;
+        let board = Arc::new(Board::default());
         let mut sessions = BTreeMap::new();
         for row in store.sessions()? {
             let model = store.models(&row.id)?.pop().ok_or_else(|| {
                 NetError::corrupt(format!("session {}", row.spec.name), "it has no model, not even a seed")
             })?;
             let attended = store.attendance(&row.id)?.into_iter().collect();
-            sessions.insert(row.id.clone(), Live { row, attended, model });
+            let live = Live { row: Arc::new(row), attended, model };
+            board.post(live.notice());
+            sessions.insert(live.row.id.clone(), live);
         }
         let inner = Inner {
             store,
             sessions,
             seen: BTreeMap::new(),
-            calls: BTreeMap::new(),
             uploads: BTreeMap::new(),
             refusals: BTreeMap::new(),
-            counters: Counters::default(),
             down: None,
+            board: board.clone(),
         };
         let core = Self {
             inner: Mutex::new(inner),
             wake: Condvar::new(),
             changed: watch::Sender::new(0),
+            board,
+            metrics: Metrics::default(),
             blobs: Blobs::open(folder)?,
             key: ServerKey::open(&folder.join("signing.key"))?,
             clock: Clock::start(),
@@ -190,7 +182,7 @@ impl Core {
         self.wake.wait_timeout(inner, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Something has changed that the driver or a waiting call might be waiting for.
+    /// Something has changed that the driver or somebody who watches might be waiting for.
     pub(super) fn stir(&self) {
         self.wake.notify_all();
         self.changed.send_modify(|times| *times += 1);
@@ -247,15 +239,40 @@ impl Inner {
         edit: impl FnOnce(&mut SessionRow) -> Result<T, NetError>,
         also: impl FnOnce(&Transaction<'_>, &T) -> Result<(), NetError>,
     ) -> Result<T, NetError> {
-        let mut next = self.live(id)?.row.clone();
+        let mut next = SessionRow::clone(&self.live(id)?.row);
         next.version += 1;
         let value = edit(&mut next)?;
         self.change(deed, |transaction| {
             next.save(transaction, deed.at)?;
             also(transaction, &value)
         })?;
-        self.live_mut(id)?.row = next;
+        let live = self.live_mut(id)?;
+        live.row = Arc::new(next);
+        let notice = live.notice();
+        self.board.post(notice);
         Ok(value)
+    }
+
+    /// A session that has just been written for the first time.
+    pub fn add(&mut self, live: Live) {
+        self.board.post(live.notice());
+        self.sessions.insert(live.row.id.clone(), live);
+    }
+
+    /// Changes what nobody needs to remember of a session's machine.
+    pub fn edit_machine(&mut self, id: &str, edit: impl FnOnce(&mut Session)) -> Result<(), NetError> {
+        let row = Arc::make_mut(&mut self.live_mut(id)?.row);
+        row.machine.as_mut().map(edit);
+        Ok(())
+    }
+
+    /// The model of a round that has just been written.
+    pub fn set_model(&mut self, model: ModelRow) -> Result<(), NetError> {
+        let live = self.live_mut(&model.session)?;
+        live.model = model;
+        let notice = live.notice();
+        self.board.post(notice);
+        Ok(())
     }
 
     pub fn live(&self, id: &str) -> Result<&Live, NetError> {
@@ -273,12 +290,14 @@ impl Inner {
             .find(|live| live.row.id == id_or_name || live.row.spec.name == id_or_name)
             .ok_or_else(|| unknown_session(id_or_name))
     }
+}
 
-    pub fn count(&mut self, outcome: &str) {
-        *self.counters.updates.entry(outcome.to_owned()).or_default() += 1;
+impl Live {
+    fn notice(&self) -> Notice {
+        Notice { row: self.row.clone(), model: self.model.clone() }
     }
 }
 
-fn unknown_session(name: &str) -> NetError {
+pub(super) fn unknown_session(name: &str) -> NetError {
     NetError::NotFound { what: "session", name: name.to_owned() }
 }

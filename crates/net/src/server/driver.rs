@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consilium_core::npz;
 use consilium_federation::{Action, Contribution, FedAvg, RoundRecord, Session, Strategy};
 
 use super::core::{Core, Inner};
+use super::metrics::Timed;
 use super::spec::SessionSpec;
 use super::store::sessions::insert_round;
 use super::store::{Deed, ModelRow, SessionRow, Status};
@@ -122,7 +123,7 @@ impl Core {
                 inner.change_session(id, &deed, put(machine, Status::Running), |transaction, ()| {
                     insert_round(transaction, id, &record, now)
                 })?;
-                inner.counters.rounds_failed += 1;
+                self.round_ended(&record);
                 self.forget_updates(inner, Some(id))?;
             }
             Action::Finished => {
@@ -135,7 +136,9 @@ impl Core {
 
     /// Folds a sealed round outside the lock, and commits or abandons it.
     fn finish_fold(&self, fold: &Fold) -> Result<(), NetError> {
+        let started = Instant::now();
         let folded = self.fold(fold);
+        self.metrics.observe(Timed::Fold, started.elapsed());
         crate::failpoint::reach("folded");
         let id = &fold.session;
         let (now, created) = (self.now(), i64::try_from(millis(self.now())).unwrap_or(i64::MAX));
@@ -151,19 +154,17 @@ impl Core {
                 let mut inner = self.enter();
                 let commit =
                     |row: &mut SessionRow| ended(row, |machine| machine.commit(now, model.adapter.clone()));
-                inner.change_session(id, &deed, commit, |transaction, record| {
+                let record = inner.change_session(id, &deed, commit, |transaction, record| {
                     insert_round(transaction, id, record, now)?;
                     model.insert(transaction)
                 })?;
-                inner.live_mut(id)?.model = model;
-                inner.counters.rounds_committed += 1;
+                inner.set_model(model)?;
+                self.round_ended(&record);
                 self.forget_updates(&inner, Some(id))?;
             }
             // Whether the disk gives its bytes another time is unknown; the round stays sealed until it does.
             Err(error) if matches!(error, NetError::Io { .. } | NetError::StoreDown(_)) => {
-                if let Some(machine) = &mut self.enter().live_mut(id)?.row.machine {
-                    machine.announce_again();
-                }
+                self.enter().edit_machine(id, Session::announce_again)?;
                 return Err(error);
             }
             Err(error) => {
@@ -173,14 +174,22 @@ impl Core {
                     Deed { at: now, actor: "server", action: "round_failed", detail: words.to_string() };
                 let mut inner = self.enter();
                 let abandon = |row: &mut SessionRow| ended(row, |machine| machine.abandon(now, &reason));
-                inner.change_session(id, &deed, abandon, |transaction, record| {
+                let record = inner.change_session(id, &deed, abandon, |transaction, record| {
                     insert_round(transaction, id, record, now)
                 })?;
-                inner.counters.rounds_failed += 1;
+                self.round_ended(&record);
                 self.forget_updates(&inner, Some(id))?;
             }
         }
         Ok(())
+    }
+
+    fn round_ended(&self, record: &RoundRecord) {
+        self.metrics.observe(Timed::Round, record.took);
+        self.metrics.count(|counters| match record.committed {
+            true => counters.rounds_committed += 1,
+            false => counters.rounds_failed += 1,
+        });
     }
 
     /// The next global adapter's archive, its length, and the adapter's hash. One update at a time is in memory.

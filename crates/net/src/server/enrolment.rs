@@ -8,11 +8,13 @@ use std::time::Duration;
 use consilium_core::hash::sha256_hex;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::board::Fence;
 use super::core::{Core, Principal};
 use super::spec::check_name;
 use super::store::credentials::{add_site, forget, revoke_site, sweep};
 use super::store::{Credential, Deed, Kind, Role, SiteRow};
 use crate::error::NetError;
+use crate::pki::Holder;
 
 /// How long the refresh token before the last still works: its successor may have been lost on the way.
 const REFRESH_GRACE: Duration = Duration::from_secs(600);
@@ -74,13 +76,27 @@ impl Core {
     /// Turns a one-time token into the tokens of its site.
     ///
     /// # Errors
-    /// [`NetError::Unauthenticated`] or [`NetError::Invalid`], or a storage error.
+    /// [`NetError::Unauthenticated`], [`NetError::Denied`] or [`NetError::Invalid`], or a storage error.
     pub fn enrol(&self, site: &str, token: &str) -> Result<Tokens, NetError> {
+        self.enrol_over(None, site, token)
+    }
+
+    /// The same over a connection. A certificate that says that it is the site's stands for a token, unless the site
+    /// was shut out; one that says that it is somebody else's lets nobody in.
+    pub(super) fn enrol_over(
+        &self,
+        certificate: Option<&Holder>,
+        site: &str,
+        token: &str,
+    ) -> Result<Tokens, NetError> {
         check_name("site", site)?;
+        check_holder(site, certificate)?;
         let now = self.now();
         let mut inner = self.enter();
+        let shut_out = inner.store.site(site)?.is_some_and(|known| known.revoked.is_some());
         let invitation = match token {
             "" if self.settings.open_enrolment => None,
+            "" if certificate.is_some() && !shut_out => None,
             "" => return Err(NetError::Unauthenticated("this server wants an enrolment token".into())),
             token => Some(inner.store.credential(&sha256_hex(token.as_bytes()))?.ok_or_else(unknown_token)?),
         };
@@ -191,6 +207,7 @@ impl Core {
             true => Ok(()),
             false => Err(NetError::NotFound { what: "site", name: site.to_owned() }),
         })?;
+        self.board.end_call(site, Fence::Revoked);
         self.stir();
         Ok(())
     }
@@ -205,6 +222,22 @@ impl Core {
         let sites = inner.store.sites()?;
         let since = |site: &SiteRow| inner.seen.get(&site.name).map(|seen| now.saturating_sub(*seen));
         Ok(sites.into_iter().map(|site| (site.clone(), since(&site))).collect())
+    }
+}
+
+fn check_holder(name: &str, certificate: Option<&Holder>) -> Result<(), NetError> {
+    match certificate {
+        Some(holder) if !holder.is(name) => {
+            Err(NetError::Denied(format!("the connection's certificate is not that of {name}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Principal {
+    /// A token works only with its bearer's certificate, where the connection has one that says whose it is.
+    pub(super) fn check(&self, certificate: Option<&Holder>) -> Result<(), NetError> {
+        check_holder(&self.name, certificate)
     }
 }
 

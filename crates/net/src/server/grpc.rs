@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::board::Fence;
 use super::core::{Core, Principal};
 use super::enrolment::Tokens;
 use super::sessions::NextTask;
@@ -22,6 +23,7 @@ use super::uploads::{Outcome, Submission};
 use super::views::SessionView;
 use crate::error::NetError;
 use crate::manifest::PROTOCOL;
+use crate::pki::Holder;
 use crate::proto::federation_server::Federation;
 use crate::proto::{self, next_task_response::Answer};
 
@@ -132,6 +134,7 @@ impl Service {
     async fn site<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
         let token = bearer(request)?;
         let principal = self.ask(move |core| core.authenticate(&token)).await?;
+        principal.check(request.extensions().get::<Holder>())?;
         match principal.role {
             Role::Site => Ok(principal),
             _ => Err(Status::permission_denied("only a site takes part in a session")),
@@ -158,6 +161,15 @@ impl From<store::Status> for proto::SessionStatus {
             store::Status::Finished => Self::Finished,
             store::Status::Stopped => Self::Stopped,
         }
+    }
+}
+
+/// What a waiting call hears whose time is over.
+fn fenced(why: Fence, site: &str) -> Status {
+    match why {
+        Fence::TakenOver => Status::aborted(format!("another program took over as {site}")),
+        Fence::Revoked => Status::unauthenticated("the token is unknown, expired or revoked"),
+        Fence::Closing => Status::unavailable("the server stops"),
     }
 }
 
@@ -245,8 +257,10 @@ impl Federation for Service {
     }
 
     async fn enrol(&self, request: Request<proto::EnrolRequest>) -> Answered<proto::Credentials> {
+        let holder = request.extensions().get::<Holder>().cloned();
         let asked = request.into_inner();
-        let tokens = self.ask(move |core| core.enrol(&asked.site, &asked.token)).await?;
+        let tokens =
+            self.ask(move |core| core.enrol_over(holder.as_ref(), &asked.site, &asked.token)).await?;
         Ok(Response::new(tokens.into()))
     }
 
@@ -269,19 +283,21 @@ impl Federation for Service {
         let proto::NextTaskRequest { session_id, wait_s } = request.into_inner();
         let until = Instant::now() + Duration::from_secs(wait_s.into()).min(LONGEST_WAIT);
         let lease_s = self.core.settings.lease_s;
-        let mut changes = self.core.changes();
-        let call = self.core.open_call(&by);
+        let mut notices = self.core.follow(&session_id)?;
+        let mut fence = self.core.board.open_call(&by.name);
         loop {
-            changes.mark_unchanged();
-            let (principal, id) = (by.clone(), session_id.clone());
-            let next = self.ask(move |core| core.next_task(&principal, &id)).await?;
-            if !self.core.is_newest_call(&by, call) {
-                return Err(Status::aborted(format!("another program took over as {}", by.name)));
+            notices.mark_unchanged();
+            let next = self.core.next_task(&by, &session_id)?;
+            if matches!(next, NextTask::Wait(_)) {
+                tokio::select! {
+                    biased;
+                    why = &mut fence => return Err(fenced(why.unwrap_or(Fence::Closing), &by.name)),
+                    changed = timeout_at(until, notices.changed()) => if changed.is_ok() { continue },
+                }
+            } else if let Ok(why) = fence.try_recv() {
+                return Err(fenced(why, &by.name));
             }
-            let waiting = matches!(next, NextTask::Wait(_));
-            if !waiting || timeout_at(until, changes.changed()).await.is_err() {
-                return Ok(Response::new(proto::NextTaskResponse { answer: Some(answer(next, lease_s)) }));
-            }
+            return Ok(Response::new(proto::NextTaskResponse { answer: Some(answer(next, lease_s)) }));
         }
     }
 

@@ -24,6 +24,7 @@ use super::core::{Core, Principal};
 use super::spec::SessionSpec;
 use super::store::Role;
 use crate::error::NetError;
+use crate::pki::Holder;
 
 /// Largest seed adapter with its order, bytes.
 const LARGEST_ORDER: usize = 1 << 30;
@@ -181,6 +182,7 @@ async fn guard(
     let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let token = token.ok_or_else(|| NetError::Unauthenticated("a bearer token is needed".into()))?;
     let principal = ask(&core, move |core| core.authenticate(&token)).await?;
+    principal.check(request.extensions().get::<Holder>())?;
     match (principal.role, needed) {
         (Role::Operator, _) | (Role::Viewer, Role::Viewer) => {}
         (role, _) => return Err(NetError::Denied(format!("a {} may not do this", role.word())).into()),

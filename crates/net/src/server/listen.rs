@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::connections;
 use super::core::{Core, CoreSettings};
 use super::grpc::Service;
 use super::http;
-use super::tls::{TlsFiles, TlsListener, acceptor};
+use super::tls::{TlsFiles, acceptor};
 use crate::error::NetError;
 use crate::proto::federation_server::FederationServer;
 
@@ -86,23 +86,10 @@ impl Server {
         let routes = tonic::service::Routes::new(service).prepare().into_axum_router();
         let router = http::router(core.clone()).merge(routes);
         let (quit, quitting) = oneshot::channel::<()>();
-        runtime.spawn(async move {
-            let until = async {
-                let _ = quitting.await;
-            };
-            // An accept that fails is tried again by axum; the future ends only when it is told to.
-            let _ = match acceptor {
-                None => {
-                    // Without it small answers wait 40 ms for an acknowledgement of the ones before them.
-                    let listener = plain.tap_io(|stream| drop(stream.set_nodelay(true)));
-                    axum::serve(listener, router).with_graceful_shutdown(until).await
-                }
-                Some(acceptor) => {
-                    let listener = TlsListener::new(plain, address, acceptor);
-                    axum::serve(listener, router).with_graceful_shutdown(until).await
-                }
-            };
-        });
+        let until = async {
+            let _ = quitting.await;
+        };
+        runtime.spawn(connections::serve(plain, acceptor, router, until, DRAIN));
         Ok(Self {
             core,
             address,
@@ -129,6 +116,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         drop(self.quit.take());
+        self.core.board.close();
         self.core.stir();
         if let Some(driver) = self.driver.take() {
             let _ = driver.join();

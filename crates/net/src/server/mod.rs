@@ -5,6 +5,8 @@
 
 pub mod backup;
 mod blobs;
+mod board;
+mod connections;
 pub mod core;
 mod driver;
 pub mod enrolment;

@@ -7,8 +7,11 @@ use std::time::Duration;
 use consilium_core::npz;
 use consilium_federation::Session;
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::watch;
 
-use super::core::{Core, Inner, Live, Principal};
+use super::board::Notice;
+use super::core::{Core, Inner, Live, Principal, unknown_session};
+use super::metrics::Timed;
 use super::spec::{Roster, SessionSpec};
 use super::store::sessions::{insert_attendance, put_score};
 use super::store::{Deed, ModelRow, ScoreRow, SessionRow, Status};
@@ -89,7 +92,7 @@ impl Core {
             row.insert(transaction)?;
             model.insert(transaction)
         })?;
-        inner.sessions.insert(id.clone(), Live { row, attended: BTreeSet::new(), model });
+        inner.add(Live { row: Arc::new(row), attended: BTreeSet::new(), model });
         drop(inner);
         self.stir();
         Ok(id)
@@ -108,7 +111,7 @@ impl Core {
         let mut inner = self.enter();
         let id = match wanted {
             "" => {
-                let mine = |live: &&Live| is_for(live, site);
+                let mine = |live: &&Live| is_for(&live.row, site);
                 let open = inner
                     .sessions
                     .values()
@@ -121,7 +124,7 @@ impl Core {
             }
             wanted => {
                 let live = inner.find(wanted)?;
-                if !is_for(live, site) {
+                if !is_for(&live.row, site) {
                     return Err(NetError::Denied(format!("{site} is not part of session {wanted}")));
                 }
                 live.row.id.clone()
@@ -167,21 +170,21 @@ impl Core {
         Ok(())
     }
 
-    /// The site's task, if one waits for it. Answers at once; see [`Core::changes`] for waiting.
+    /// The site's task, if one waits for it. Answers at once, whatever else goes on; see [`Core::follow`] for waiting.
     ///
     /// # Errors
     /// [`NetError::NotFound`] or [`NetError::Denied`].
     pub fn next_task(&self, by: &Principal, id: &str) -> Result<NextTask, NetError> {
-        let mut inner = self.enter();
-        let live = inner.live(id)?;
-        if !is_for(live, &by.name) {
+        let notice = self.follow(id)?.borrow().clone();
+        let Notice { row, model } = notice;
+        if !is_for(&row, &by.name) {
             return Err(NetError::Denied(format!("{} is not part of this session", by.name)));
         }
-        if live.row.status.is_over() {
-            let commits = live.row.machine.as_ref().map_or(0, Session::commits);
-            return Ok(NextTask::Over { status: live.row.status, model: live.model.clone(), commits });
+        if row.status.is_over() {
+            let commits = row.machine.as_ref().map_or(0, Session::commits);
+            return Ok(NextTask::Over { status: row.status, model, commits });
         }
-        let Some(machine) = &live.row.machine else {
+        let Some(machine) = &row.machine else {
             return Ok(NextTask::Wait("the session waits for its sites"));
         };
         if !machine.awaits(&by.name) {
@@ -189,36 +192,27 @@ impl Core {
         }
         let manifest = Manifest {
             protocol: PROTOCOL,
-            session: live.row.id.clone(),
+            session: row.id.clone(),
             site: by.name.clone(),
             roster: machine.roster().to_vec(),
             deadline_ms: machine.deadline().map_or(u64::MAX, millis),
-            task: live.row.spec.task(machine.round(), machine.base_sha256()),
-            archive_sha256: live.model.archive.clone(),
+            task: row.spec.task(machine.round(), machine.base_sha256()),
+            archive_sha256: model.archive.clone(),
         };
-        let model = live.model.clone();
-        inner.counters.tasks += 1;
-        drop(inner);
         let (bytes, signature) = self.key.sign(&manifest);
         let correlation_id = manifest.correlation_id();
+        if let Some(opened) = machine.opened() {
+            self.metrics.observe(Timed::Dispatch, self.now().saturating_sub(opened));
+        }
         Ok(NextTask::Task(Box::new(HandedTask { correlation_id, manifest: bytes, signature, model })))
     }
 
-    /// Opens a waiting call of a site and returns its number; an older one of the same site ends.
-    pub fn open_call(&self, by: &Principal) -> u64 {
-        let number = {
-            let mut inner = self.enter();
-            let newest = inner.calls.entry(by.name.clone()).or_default();
-            *newest += 1;
-            *newest
-        };
-        self.stir();
-        number
-    }
-
-    /// Whether no newer waiting call of the site has been opened.
-    pub fn is_newest_call(&self, by: &Principal, number: u64) -> bool {
-        self.enter().calls.get(&by.name) == Some(&number)
+    /// Changes of a session that one of its sites may wait for: a round has opened, or the session has ended.
+    ///
+    /// # Errors
+    /// [`NetError::NotFound`].
+    pub(super) fn follow(&self, id: &str) -> Result<watch::Receiver<Notice>, NetError> {
+        self.board.follow(id).ok_or_else(|| unknown_session(id))
     }
 
     /// No update of `round` will come from this site.
@@ -262,7 +256,7 @@ impl Core {
     /// numbers, or a storage error.
     pub fn report_scores(&self, by: &Principal, id: &str, scores: &[ScoreRow]) -> Result<(), NetError> {
         let mut inner = self.enter();
-        if !is_for(inner.live(id)?, &by.name) {
+        if !is_for(&inner.live(id)?.row, &by.name) {
             return Err(NetError::Denied(format!("{} is not part of this session", by.name)));
         }
         if scores.len() > 64 || scores.iter().any(|score| !score.value.is_finite()) {
@@ -336,7 +330,7 @@ impl Core {
     pub fn model(&self, by: &Principal, id: &str, archive: &str) -> Result<ModelRow, NetError> {
         let inner = self.enter();
         let live = inner.find(id)?;
-        if by.role == super::store::Role::Site && !is_for(live, &by.name) {
+        if by.role == super::store::Role::Site && !is_for(&live.row, &by.name) {
             return Err(NetError::Denied(format!("{} is not part of this session", by.name)));
         }
         let found = inner.store.models(&live.row.id)?.into_iter().find(|model| model.archive == archive);
@@ -349,14 +343,14 @@ impl Core {
     /// As [`super::blobs::Blobs::piece`].
     pub fn model_piece(&self, archive: &str, offset: u64, length: usize) -> Result<Vec<u8>, NetError> {
         let bytes = self.blobs.piece(archive, offset, length)?;
-        self.enter().counters.bytes_out += bytes.len() as u64;
+        self.metrics.count(|counters| counters.bytes_out += bytes.len() as u64);
         Ok(bytes)
     }
 }
 
 /// Whether `site` may take part.
-pub(super) fn is_for(live: &Live, site: &str) -> bool {
-    match (&live.row.machine, &live.row.spec.roster) {
+pub(super) fn is_for(row: &SessionRow, site: &str) -> bool {
+    match (&row.machine, &row.spec.roster) {
         (Some(machine), _) => machine.roster().iter().any(|name| name == site),
         (None, Roster::Named(names)) => names.iter().any(|name| name == site),
         (None, Roster::First(_)) => true,

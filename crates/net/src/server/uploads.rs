@@ -1,11 +1,14 @@
 //! Updates on their way in: bounded while they arrive, checked whole, durable before they are acknowledged.
 
+use std::time::Instant;
+
 use consilium_core::hash::sha256_hex;
 use consilium_core::{AdapterError, npz};
 use consilium_federation::{Answer, Offer, Refusal, UpdateMetrics};
 
 use super::blobs::is_sha256;
 use super::core::{Core, Inner, Principal};
+use super::metrics::Timed;
 use super::sessions::is_for;
 use super::store::{Deed, SessionRow, Status, UpdateRow};
 use crate::error::NetError;
@@ -111,7 +114,7 @@ impl Core {
         }
         let mut inner = self.enter();
         let live = inner.live(session)?;
-        if !is_for(live, &by.name) {
+        if !is_for(&live.row, &by.name) {
             return Err(NetError::Denied(format!("{} is not part of this session", by.name)));
         }
         let limit = live.row.spec.archive_limit();
@@ -147,7 +150,7 @@ impl Core {
             _ => return Err(NetError::NotFound { what: "open upload", name: id.to_owned() }),
         };
         let received = self.blobs.append(id, offset, data, limit)?;
-        self.enter().counters.bytes_in += data.len() as u64;
+        self.metrics.count(|counters| counters.bytes_in += data.len() as u64);
         Ok(received)
     }
 
@@ -159,9 +162,11 @@ impl Core {
         if let Some(reason) = self.failure() {
             return Err(NetError::StoreDown(reason));
         }
+        let started = Instant::now();
         let outcome = self.judge(by, submission)?;
+        self.metrics.observe(Timed::Submit, started.elapsed());
+        self.metrics.count(|counters| *counters.updates.entry(outcome.word()).or_default() += 1);
         let mut inner = self.enter();
-        inner.count(outcome.word());
         if let Outcome::Rejected { reason, .. } = &outcome {
             // Damage on the way is mended by sending again; everything else would come back the same.
             let final_word = *reason != "archive_hash";

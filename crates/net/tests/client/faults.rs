@@ -18,7 +18,7 @@ use consilium_net::proto::{self, Outcome, next_task_response};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::program::{Program, vector};
+use crate::common::program::{Program, vector};
 
 type Answered<T> = Result<Response<T>, Status>;
 

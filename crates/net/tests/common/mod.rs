@@ -1,6 +1,9 @@
 //! A server on this machine and sites that talk to its core directly.
 #![allow(dead_code)]
 
+pub mod program;
+pub mod proxy;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -167,6 +167,14 @@ impl Store {
         Ok(found.optional()?)
     }
 
+    /// The site with this name.
+    ///
+    /// # Errors
+    /// [`NetError::Database`].
+    pub fn site(&self, name: &str) -> Result<Option<SiteRow>, NetError> {
+        Ok(sites(&self.connection)?.into_iter().find(|site| site.name == name))
+    }
+
     /// All sites, in byte order of names.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use consilium_net::NetError;
 use consilium_net::client::{ClientEvent, ConnectOptions, Remote};
 use consilium_net::server::{CoreSettings, ServeOptions, Server, SessionSpec};
 
-use crate::common::{operator, spec};
+use super::{operator, spec};
 
 pub const ANY: &str = "127.0.0.1:0";
 
