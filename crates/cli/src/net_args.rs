@@ -220,7 +220,15 @@ pub struct Operator {
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
     /// Order a session
+    #[command(after_help = "\
+Examples:
+  consilium session start --name autumn --config fed.toml --sites north,south
+  consilium session start --name winter --config fed.toml --sites north,south --from autumn
+      start from the model that the session autumn ended with; --from also takes the name of an uploaded model")]
     Start {
+        /// Start from this uploaded model, or from the last one of this session, instead of a fresh adapter
+        #[arg(long, value_name = "MODEL|SESSION")]
+        from: Option<String>,
         #[command(flatten)]
         session: Box<SessionOptions>,
         #[command(flatten)]
@@ -262,6 +270,13 @@ pub enum ClientsCommand {
         #[command(flatten)]
         operator: Operator,
     },
+    /// One site: when it was last heard of, and its rounds in every session
+    Show {
+        /// The site
+        name: String,
+        #[command(flatten)]
+        operator: Operator,
+    },
     /// Shut a site out, at once
     Revoke {
         /// The site
@@ -274,18 +289,30 @@ pub enum ClientsCommand {
 /// `models`
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
-    /// The models of a session, round by round
+    /// The models of a session, round by round; without a name the uploaded ones
     List {
         /// Name or id of the session
-        session: String,
+        session: Option<String>,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Upload an adapter (a PEFT directory) under a name, for `session start --from NAME`
+    Upload {
+        /// Directory with adapter_config.json and adapter_model.safetensors
+        #[arg(value_name = "DIR")]
+        adapter: PathBuf,
+        /// Its name on the server [default: the directory's]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         #[command(flatten)]
         operator: Operator,
     },
     /// Fetch a model's archive (npz)
     Download {
-        /// Name or id of the session
+        /// Name or id of the session, or name of an uploaded model
+        #[arg(value_name = "SESSION|MODEL")]
         session: String,
-        /// The round that made it [default: the last one]; 0 is the seed
+        /// The round of the session that made it [default: the last one]; 0 is the seed
         #[arg(long, value_name = "N")]
         round: Option<u32>,
         /// File to write

@@ -58,7 +58,11 @@ fn attend(
     let audit = AuditLog::open(&out.join("audit.jsonl"), clock())?;
     let mut gate = Gate::open(plan, &policy, own.shards[0].train.len(), audit, &clock)?;
     let room = door.room;
-    let connection = Connection { transport: door, final_adapter: &mut |schema| room.adapter(schema) };
+    let connection = Connection {
+        transport: door,
+        first_adapter: &mut |_| Ok(room.first.clone()),
+        final_adapter: &mut |schema| room.adapter(schema),
+    };
     hospital::run(&config, &own, &mut gate, connection, out, sink, stop)
 }
 
@@ -132,6 +136,40 @@ fn hospitals_apart_make_the_adapters_and_the_verdict_of_a_simulation() {
         assert_eq!(&again, verdict);
     }
     assert_eq!(room.failures(), []);
+}
+
+#[test]
+fn a_session_goes_on_from_the_model_of_an_earlier_one() {
+    let root = tempfile::tempdir().unwrap();
+    let (config, mut inputs) = (config(), inputs());
+    inputs.shards.truncate(1);
+    let fresh = plan(&config, &inputs);
+    let first = room(&fresh, &inputs, &["north"], |_| {});
+    let go = |plan: &SitePlan, room: &Room, name: &str| {
+        let mut door = Door { room, site: "north", lost: 0 };
+        attend(plan, &inputs, &mut door, &root.path().join(name), &NullSink, &StopFlag::new())
+    };
+    let before = go(&fresh, &first, "first").unwrap();
+    let trained = first.adapter(&first.first.schema()).unwrap();
+    assert_eq!(trained.sha256(), before.adapter_sha256["federated"]);
+
+    let given = SitePlan { given_adapter: true, adapter_sha256: trained.sha256(), ..fresh.clone() };
+    let second = Room::new(&given, &["north"], trained.clone(), |_| {});
+    let after = go(&given, &second, "second").unwrap();
+    assert_ne!(after.adapter_sha256["federated"], before.adapter_sha256["federated"], "it was trained on");
+    let score = |verdict: &SiteVerdict, model: usize| verdict.scores[model].all;
+    assert_eq!(score(&after, 0), score(&before, 2), "its base is what the earlier session ended with");
+
+    let other = Room::new(&given, &["north"], first.first.clone(), |_| {});
+    let lied = go(&given, &other, "lied").unwrap_err();
+    assert!(
+        matches!(&lied, ExperimentError::NotThePlan { what, .. } if what == "adapter_sha256"),
+        "{lied:?}"
+    );
+    let strict = Policy { allow_given_adapter: false, ..lenient() };
+    let refused = strict.check_plan(&given, 8).unwrap_err().to_string();
+    assert!(refused.contains("allow_given_adapter") && refused.contains(&trained.sha256()), "{refused}");
+    assert_eq!(strict.check_plan(&fresh, 8), Ok(()));
 }
 
 #[test]

@@ -223,6 +223,15 @@ impl Session {
         })
     }
 
+    /// The sites of the open round whose update has been accepted, in byte order.
+    pub fn arrived(&self) -> impl Iterator<Item = &str> {
+        let open = match &self.phase {
+            Phase::Open(open) => Some(open),
+            _ => None,
+        };
+        open.into_iter().flat_map(|open| open.accepted.keys().map(String::as_str))
+    }
+
     /// Sites of the session, in byte order.
     pub fn roster(&self) -> &[String] {
         &self.roster

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p consilium-net --example load -- 5 100 500` starts a server of its own for each number of
 //! sites. Sites are tasks of one program with a connection each; they train nothing and send adapters of SmolLM2-135M's
-//! size (rank 8, q and v: 460,800 values; `VALUES=1000` before the command for others), so what is measured is the server
+//! size (rank 8, q and v: 460,800 values; `VALUES=1000 ROUNDS=2` before the command for others, and other than four rounds), so what is measured is the server
 //! and this program together on one machine.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,9 +23,12 @@ use consilium_net::server::{CoreSettings, Principal, Roster, ServeOptions, Serve
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
+/// The allocator of `consilium serve`, which this stands for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-const ROUNDS: u32 = 4;
 const DEADLINE_S: f64 = 600.0;
 const CHUNK: usize = 256 * 1024;
 
@@ -46,8 +49,17 @@ fn main() -> Result<(), Fault> {
     Ok(())
 }
 
+/// A number from the environment.
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn rounds() -> u32 {
+    u32::try_from(setting("ROUNDS", 4)).unwrap_or(u32::MAX)
+}
+
 fn adapter(first: f32) -> Adapter {
-    let values = std::env::var("VALUES").ok().and_then(|text| text.parse().ok()).unwrap_or(460_800);
+    let values = setting("VALUES", 460_800);
     let mut data = vec![0.01; values];
     data[0] = first;
     Adapter::new(vec![Tensor { name: "w".into(), shape: vec![values], data }]).expect("finite values")
@@ -71,7 +83,7 @@ fn serve(folder: &Path, sites: usize) -> Result<(), Fault> {
         seed: 1,
     };
     let settings = SessionSettings {
-        rounds: ROUNDS,
+        rounds: rounds(),
         sites_per_round: None,
         quorum: sites,
         deadline_s: DEADLINE_S,
@@ -130,7 +142,7 @@ fn measure(sites: usize) -> Result<String, Fault> {
     let mut waits = std::mem::take(&mut *waits.lock().map_err(|_| "a site panicked")?);
     waits.sort_by(f64::total_cmp);
     let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
-    let rounds = f64::from(ROUNDS);
+    let rounds = f64::from(rounds());
     Ok(format!(
         "{sites:>5}  {:>12.1}  {:>8.1}  {:>8.2}  {:>9.1}  {peak_mib:>26.1}",
         at(0.5),
@@ -144,6 +156,7 @@ fn measure(sites: usize) -> Result<String, Fault> {
 async fn take_part(url: String, k: usize, waits: Arc<Mutex<Vec<f64>>>) -> Result<(), Fault> {
     // Made before the clock runs: a site's own work is not what is measured.
     let archive = npz::encode(&adapter(k as f32));
+    let archive_sha256 = sha256_hex(&archive);
     let channel = Endpoint::from_shared(url)?.connect().await?;
     let mut client = FederationClient::new(channel);
     let hello = client.hello(proto::HelloRequest { versions: vec![1], program: "load".into() }).await?;
@@ -164,7 +177,7 @@ async fn take_part(url: String, k: usize, waits: Arc<Mutex<Vec<f64>>>) -> Result
         let manifest = verify(&key, &task.manifest, &task.signature)?;
         let opened_ms = manifest.deadline_ms as f64 - DEADLINE_S * 1000.0;
         waits.lock().map_err(|_| "a site panicked")?.push(now_ms - opened_ms);
-        send(&mut client, &token, &manifest, &archive).await?;
+        send(&mut client, &token, &manifest, &archive, &archive_sha256).await?;
     }
 }
 
@@ -179,9 +192,10 @@ async fn send(
     token: &str,
     manifest: &Manifest,
     archive: &[u8],
+    archive_sha256: &str,
 ) -> Result<(), Fault> {
     let (session_id, round) = (manifest.session.clone(), manifest.task.round);
-    let archive_sha256 = sha256_hex(archive);
+    let archive_sha256 = archive_sha256.to_owned();
     let begin = proto::BeginUploadRequest {
         session_id: session_id.clone(),
         round,

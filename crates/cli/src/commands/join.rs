@@ -96,8 +96,11 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
         })?;
     let inputs = inputs_of(args, &plan, &config, rows)?;
     let mut transport = &remote;
-    let mut last = |_: &Schema| remote.final_model().map_err(|error| TransportError(error.to_string()));
-    let connection = Connection { transport: &mut transport, final_adapter: &mut last };
+    let lost = |error: NetError| TransportError(error.to_string());
+    let mut first = |plan: &SitePlan| remote.first_model(&plan.adapter_sha256).map_err(lost);
+    let mut last = |_: &Schema| remote.final_model().map_err(lost);
+    let connection =
+        Connection { transport: &mut transport, first_adapter: &mut first, final_adapter: &mut last };
     let folder = out.join("run");
     let verdict = hospital::run(&config, &inputs, &mut gate, connection, &folder, view.as_ref(), &stop)
         .map_err(|error| explain(error, &resume))?;

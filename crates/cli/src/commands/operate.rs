@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use consilium_core::npz;
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
@@ -11,6 +12,7 @@ use super::print_json;
 use super::serve::spec_of;
 use crate::args::Voice;
 use crate::failure::Failure;
+use crate::inputs;
 use crate::net_args::{ClientsCommand, ModelsCommand, Operator, SessionCommand};
 
 /// Longest wait for an answer of the server.
@@ -53,6 +55,11 @@ impl Desk {
 
     fn json(&self, path: &str) -> Result<Value> {
         parse(&self.get(path)?)
+    }
+
+    /// SHA-256 of the adapter that this name stands for: an uploaded model's, or the last one of a session.
+    fn adapter_of(&self, name: &str) -> Result<String> {
+        Ok(text(&self.json(&format!("/v1/models/{}", escaped(name)))?["adapter"]))
     }
 
     fn post(&self, path: &str, body: &[u8]) -> Result<Value> {
@@ -108,6 +115,14 @@ fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).context("the server's answer is no JSON")
 }
 
+/// A line of JSON, and the bytes that follow it.
+fn line_and_rest(line: &Value, rest: &[u8]) -> Result<Vec<u8>> {
+    let mut body = serde_json::to_vec(line).context("writing the request")?;
+    body.push(b'\n');
+    body.extend_from_slice(rest);
+    Ok(body)
+}
+
 /// A name as a part of a path.
 fn escaped(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
@@ -151,12 +166,12 @@ pub fn session(command: &SessionCommand, voice: Voice) -> Result<()> {
         }
     };
     match command {
-        SessionCommand::Start { session, operator } => {
+        SessionCommand::Start { from, session, operator } => {
             let desk = Desk::open(operator)?;
-            let (spec, archive) = spec_of(session)?;
-            let mut body = serde_json::to_vec(&json!({ "spec": spec })).context("writing the order")?;
-            body.push(b'\n');
-            body.extend(archive);
+            let given = from.as_deref().map(|name| desk.adapter_of(name)).transpose()?;
+            let (spec, archive) = spec_of(session, given)?;
+            let archive = if from.is_none() { &archive[..] } else { &[] };
+            let body = line_and_rest(&json!({ "spec": spec, "from": from }), archive)?;
             let made = desk.post("/v1/sessions", &body)?;
             said(&made, format!("session {} is waiting for its sites", text(&made["name"])))
         }
@@ -223,6 +238,29 @@ pub fn clients(command: &ClientsCommand, voice: Voice) -> Result<()> {
             table(list(&sites), &["name", "seen_s_ago", "revoked"]);
             Ok(())
         }
+        ClientsCommand::Show { name, operator } => {
+            let site = Desk::open(operator)?.json(&format!("/v1/sites/{}", escaped(name)))?;
+            if voice.json {
+                return print_json(&site);
+            }
+            table(std::slice::from_ref(&site), &["name", "seen_s_ago", "revoked"]);
+            for part in list(&site["sessions"]) {
+                println!();
+                table(std::slice::from_ref(part), &["session", "status", "attended", "awaited", "counted"]);
+                for (round, why) in part["missed"].as_object().into_iter().flatten() {
+                    println!("round {round} without it: {}", text(why));
+                }
+                for score in list(&part["scores"]) {
+                    println!(
+                        "{} {}: {}",
+                        text(&score["model"]),
+                        text(&score["metric"]),
+                        text(&score["value"])
+                    );
+                }
+            }
+            Ok(())
+        }
         ClientsCommand::Revoke { name, operator } => {
             let done = Desk::open(operator)?.delete(&format!("/v1/sites/{}", escaped(name)))?;
             if voice.json {
@@ -237,7 +275,27 @@ pub fn clients(command: &ClientsCommand, voice: Voice) -> Result<()> {
 /// `consilium models`
 pub fn models(command: &ModelsCommand, voice: Voice) -> Result<()> {
     match command {
-        ModelsCommand::List { session, operator } => {
+        ModelsCommand::List { session: None, operator } => {
+            let found = Desk::open(operator)?.json("/v1/models")?;
+            if voice.json {
+                return print_json(&found);
+            }
+            table(list(&found), &["name", "adapter", "archive", "bytes"]);
+            Ok(())
+        }
+        ModelsCommand::Upload { adapter, name, operator } => {
+            let saved = inputs::saved_adapter(adapter)?;
+            let name = name.as_ref().unwrap_or(&saved.name);
+            let head = json!({ "name": name, "schema": saved.adapter.schema() });
+            let body = line_and_rest(&head, &npz::encode(&saved.adapter))?;
+            let made = Desk::open(operator)?.post("/v1/models", &body)?;
+            if voice.json {
+                return print_json(&made);
+            }
+            println!("{name} is there; use it with: consilium session start --from '{name}'");
+            Ok(())
+        }
+        ModelsCommand::List { session: Some(session), operator } => {
             let found = Desk::open(operator)?.json(&format!("/v1/sessions/{}", escaped(session)))?;
             if voice.json {
                 return print_json(&found["models"]);
@@ -247,13 +305,15 @@ pub fn models(command: &ModelsCommand, voice: Voice) -> Result<()> {
         }
         ModelsCommand::Download { session, round, out, operator } => {
             let desk = Desk::open(operator)?;
-            let found = desk.json(&format!("/v1/sessions/{}", escaped(session)))?;
-            let models = list(&found["models"]);
             let chosen = match round {
-                Some(round) => models.iter().find(|model| model["round"] == *round),
-                None => models.last(),
+                None => desk.json(&format!("/v1/models/{}", escaped(session)))?,
+                Some(round) => {
+                    let found = desk.json(&format!("/v1/sessions/{}", escaped(session)))?;
+                    let made = list(&found["models"]).iter().find(|model| model["round"] == *round);
+                    made.cloned()
+                        .ok_or_else(|| Failure::usage(format!("{session} has no model of that round")))?
+                }
             };
-            let chosen = chosen.ok_or_else(|| Failure::usage(format!("{session} has no such model")))?;
             let archive = text(&chosen["archive"]);
             let bytes = desk.get(&format!("/v1/models/{}/{archive}", escaped(session)))?;
             if consilium_core::hash::sha256_hex(&bytes) != archive {
@@ -261,9 +321,9 @@ pub fn models(command: &ModelsCommand, voice: Voice) -> Result<()> {
             }
             std::fs::write(out, &bytes).with_context(|| format!("cannot write {}", out.display()))?;
             if voice.json {
-                return print_json(chosen);
+                return print_json(&chosen);
             }
-            println!("round {} of {session}: {}", text(&chosen["round"]), out.display());
+            println!("adapter {} of {session}: {}", text(&chosen["adapter"]), out.display());
             Ok(())
         }
     }

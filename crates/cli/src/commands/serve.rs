@@ -1,8 +1,9 @@
 //! `consilium serve`: one process that holds sessions, takes updates and folds them.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use consilium_core::npz;
@@ -19,6 +20,7 @@ use crate::config::{self, Layer};
 use crate::failure::Failure;
 use crate::inputs::{self, Base};
 use crate::interrupt;
+use crate::live::{Board, Seen};
 use crate::net_args::{LogFormat, ServeArgs, SessionOptions};
 
 /// How long the operator's token of this start is good: until the next one, in practice.
@@ -55,6 +57,7 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
         CoreSettings { open_enrolment, keep_updates: args.keep_updates, ..CoreSettings::default() };
     let options = ServeOptions { folder: args.folder.clone(), listen: args.listen, settings, tls };
     let stop = interrupt::stop_flag(STOPPING)?;
+    use_small_pages();
     let server = Server::start(options)?;
     let token = server.core().staff_token("operator", Role::Operator, TOKEN_LIFE)?;
     let token_file = args.folder.join("operator.token");
@@ -62,19 +65,25 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
     let operator = Principal { name: "operator".into(), role: Role::Operator };
     let known = server.core().sessions().iter().any(|session| session.name == args.session.name);
     if !args.no_session && !known {
-        let (spec, archive) = spec_of(&args.session)?;
+        let (spec, archive) = spec_of(&args.session, None)?;
         server.core().order(&operator, spec, &archive)?;
     }
-    let talks = !voice.quiet && !voice.json;
-    if talks && args.log_format == LogFormat::Text {
-        greet(&server, args, open_enrolment, &token_file);
-    }
+    let mut face = match args.log_format {
+        _ if voice.quiet || voice.json => Face::Silent,
+        LogFormat::Json => Face::Json,
+        LogFormat::Text => {
+            greet(&server, args, open_enrolment, &token_file);
+            match std::io::stdout().is_terminal() {
+                true => Face::Board(Board::new()),
+                false => Face::Lines,
+            }
+        }
+    };
     let watched = (!args.no_session).then_some(args.session.name.as_str());
     let mut told = Told::default();
     loop {
-        if talks {
-            told.tell(&server, args.log_format)?;
-        }
+        told.tell(&server, &face)?;
+        face.draw(&server)?;
         let over =
             watched.map(|name| server.core().session(name)).transpose()?.is_some_and(|s| s.status.is_over());
         if stop.is_raised() || (over && args.until_finished && all_gone(&server)?) {
@@ -82,6 +91,7 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
+    drop(face);
     if voice.json {
         let history = watched.map(|name| server.core().history(name)).transpose()?.unwrap_or_default();
         let mut shown = serde_json::json!(history);
@@ -89,6 +99,15 @@ pub fn run(args: &ServeArgs, voice: Voice) -> Result<()> {
         print_json(&shown)?;
     }
     Ok(())
+}
+
+/// The allocator asks for pages of 2 MiB, which is good for training and doubles what a small server holds.
+fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    {
+        // Refused by some sandboxes, and then everything works as well, with more memory.
+        let _ = rustix::thread::disable_transparent_huge_pages(true);
+    }
 }
 
 /// Whether no site has been heard of for a while: until then some may still fetch the last model.
@@ -128,46 +147,85 @@ fn greet(server: &Server, args: &ServeArgs, open: bool, token_file: &Path) {
     println!("Stop with Ctrl-C; the same command goes on.\n");
 }
 
-/// What the screen has shown of each session.
+/// How changes are told.
+enum Face {
+    Silent,
+    /// One JSON object a line.
+    Json,
+    /// Sentences.
+    Lines,
+    /// Sentences above a board that is always true.
+    Board(Board),
+}
+
+impl Face {
+    fn say(&self, line: &str) {
+        match self {
+            Self::Silent => {}
+            Self::Json | Self::Lines => println!("{line}"),
+            Self::Board(board) => board.say(line),
+        }
+    }
+
+    fn draw(&mut self, server: &Server) -> Result<()> {
+        let Self::Board(board) = self else { return Ok(()) };
+        let core = server.core();
+        let sites = core.sites()?;
+        let silent = sites.iter().filter_map(|(site, ago)| Some((site.name.clone(), (*ago)?)));
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let seen = Seen {
+            sessions: core.sessions(),
+            silent_ms: silent.map(|(site, ago)| (site, ago.as_secs_f64() * 1e3)).collect(),
+            counters: core.counters(),
+            trouble: core.failure(),
+            now_ms,
+        };
+        board.draw(&seen.lines());
+        Ok(())
+    }
+}
+
+/// What has been told of each session.
 #[derive(Default)]
-struct Told(BTreeMap<String, (usize, Status, u32, usize, usize)>);
+struct Told(BTreeMap<String, (usize, Status, u32, usize, u32)>);
 
 impl Told {
     /// A line for each change.
-    fn tell(&mut self, server: &Server, format: LogFormat) -> Result<()> {
+    fn tell(&mut self, server: &Server, face: &Face) -> Result<()> {
         for session in server.core().sessions() {
-            let waiting = session.awaited.len();
-            let now =
-                (session.attended.len(), session.status, session.round, waiting, session.commits as usize);
+            let (came, waiting) = (session.attended.len(), session.awaited.len());
+            let now = (came, session.status, session.round, waiting, session.commits);
             let before = self.0.insert(session.id.clone(), now);
             if before == Some(now) {
                 continue;
             }
-            if format == LogFormat::Json {
-                println!("{}", serde_json::to_string(&session)?);
+            if matches!(face, Face::Json) {
+                face.say(&serde_json::to_string(&session)?);
                 continue;
             }
             let name = &session.name;
             match session.status {
+                // The board shows these better.
+                Status::Gathering | Status::Running if matches!(face, Face::Board(_)) => {}
                 Status::Gathering => {
-                    println!("{name}: {} of {} sites have reported", now.0, session.roster.len().max(now.0));
+                    let expected = session.roster.len().max(came);
+                    face.say(&format!("{name}: {came} of {expected} sites have reported"));
                 }
-                Status::Running if waiting > 0 => println!(
+                Status::Running if waiting > 0 => face.say(&format!(
                     "{name}: round {} of {}, waiting for {}",
                     session.round,
                     session.rounds,
                     session.awaited.join(", ")
-                ),
+                )),
                 Status::Running => {}
                 Status::Finished | Status::Stopped => {
-                    let rounds = server.core().history(name)?.rounds;
-                    println!(
-                        "{name}: {} after {} rounds, {} of them made a model; the last is {}",
+                    let rounds = server.core().history(name)?.rounds.len();
+                    face.say(&format!(
+                        "{name}: {} after {rounds} rounds, {} of them made a model; the last is {}",
                         session.status.word(),
-                        rounds.len(),
                         session.commits,
                         session.model.adapter
-                    );
+                    ));
                 }
             }
         }
@@ -192,11 +250,12 @@ pub fn configuration(options: &SessionOptions) -> Result<Config> {
     }
 }
 
-/// A session's specification and the archive of its seed adapter, which needs the base model.
+/// A session's specification and the archive of a fresh adapter for it, which needs the base model. A session that
+/// starts from another adapter is told its hash.
 ///
 /// # Errors
 /// A configuration or model that cannot be used, or sites that are not named.
-pub fn spec_of(options: &SessionOptions) -> Result<(SessionSpec, Vec<u8>)> {
+pub fn spec_of(options: &SessionOptions, given: Option<String>) -> Result<(SessionSpec, Vec<u8>)> {
     let config = configuration(options)?;
     let Base { model, .. } =
         inputs::base(&config.model.id, config.model.path.as_deref(), config.model.precision)?;
@@ -211,9 +270,11 @@ pub fn spec_of(options: &SessionOptions) -> Result<(SessionSpec, Vec<u8>)> {
         (None, count) => (Roster::Named(config.data.sites.clone()), count),
     };
     config.validate_for_sites(sites)?;
-    let plan = SitePlan::of(&config, model.info().sha256, seed.sha256());
+    let given_adapter = given.is_some();
+    let first = given.unwrap_or_else(|| seed.sha256());
+    let plan = SitePlan { given_adapter, ..SitePlan::of(&config, model.info().sha256, first.clone()) };
     plan.validate()?;
-    let task = plan.task(1, seed.sha256());
+    let task = plan.task(1, first);
     let spec = SessionSpec {
         name: options.name.clone(),
         plan: plan.to_json(),

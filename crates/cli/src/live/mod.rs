@@ -1,5 +1,6 @@
 //! What a user sees of a run while it goes on: bars on a terminal, a line now and then elsewhere.
 
+mod board;
 mod clock;
 mod lines;
 mod screen;
@@ -10,6 +11,7 @@ use consilium_core::{Sink, metric::NullSink};
 
 use crate::args::Voice;
 
+pub use board::{Board, Seen};
 pub use clock::Plan;
 
 /// The view that fits where standard error goes: bars on a terminal, lines in a file or pipe, nothing when quiet.

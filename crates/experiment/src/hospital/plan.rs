@@ -26,6 +26,9 @@ pub struct SitePlan {
     pub lora: LoraConfig,
     /// SHA-256 of the adapter that round 1 starts from.
     pub adapter_sha256: String,
+    /// Whether that adapter comes with the session, as somebody trained it, instead of being drawn from the seed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_adapter: bool,
     /// Seed of everything random.
     pub seed: u64,
     /// Prompt with `{question}` and `{answer}`.
@@ -56,6 +59,7 @@ impl SitePlan {
             precision: config.model.precision,
             lora: config.lora.clone(),
             adapter_sha256,
+            given_adapter: false,
             seed: config.seed,
             template: data.template.clone().unwrap_or_else(|| Template::WORKSHOP.into()),
             max_tokens: data.max_tokens,

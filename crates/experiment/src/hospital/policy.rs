@@ -36,6 +36,9 @@ pub struct Policy {
     pub max_learning_rate: f64,
     /// Fewest training rows behind an update: what few rows teach can be read off it.
     pub min_training_rows: usize,
+    /// Whether a session may start from an adapter that somebody has trained before. This site cannot see what that one
+    /// was taught; without it only adapters are trained on that this site can draw from the plan's seed itself.
+    pub allow_given_adapter: bool,
     /// Whether the scores on this site's test rows may be told to the coordinator. Without it they stay here; the mean
     /// training loss travels with every update in any case.
     pub share_scores: bool,
@@ -43,7 +46,7 @@ pub struct Policy {
 
 impl Default for Policy {
     /// For a hospital without a policy file: any model, precision and target; rank 64, 100 rounds, 10,000 steps a
-    /// round, learning rate 0.01, at least 10 training rows; no scores leave. Wide enough for every usual session,
+    /// round, learning rate 0.01, at least 10 training rows, any adapter to start from; no scores leave. Wide enough for every usual session,
     /// narrow enough to stop a mistake of a power of ten, and an update made of a handful of rows.
     fn default() -> Self {
         Self {
@@ -55,6 +58,7 @@ impl Default for Policy {
             max_steps_per_round: 10_000,
             max_learning_rate: 0.01,
             min_training_rows: 10,
+            allow_given_adapter: true,
             share_scores: false,
         }
     }
@@ -86,6 +90,9 @@ max_learning_rate = 0.01
 
 # Fewest training rows behind an update: what few rows teach can be read off it.
 min_training_rows = 10
+
+# Whether a session may start from an adapter that somebody has trained before.
+allow_given_adapter = true
 
 # Whether the scores on this site's test rows may be told to the coordinator.
 share_scores = false
@@ -156,6 +163,9 @@ impl Policy {
             let names: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             require(strange.is_empty(), "allowed_targets", || one_of(&names), || strange.join(", "))?;
         }
+        let drawn = self.allow_given_adapter || !plan.given_adapter;
+        let asked = || format!("the adapter {}", plan.adapter_sha256);
+        require(drawn, "allow_given_adapter", || "only an adapter drawn from the seed".into(), asked)?;
         at_most("max_rank", self.max_rank, plan.lora.rank)?;
         at_most("max_rounds", self.max_rounds, plan.federation.rounds)?;
         at_most("max_steps_per_round", self.max_steps_per_round, plan.steps_per_round(training_rows))?;

@@ -44,6 +44,8 @@ pub const SUMMARY_FILE: &str = "site-summary.json";
 pub struct Connection<'a> {
     /// Tasks one way, updates the other. Its waiting must end with an error once the stop flag is raised.
     pub transport: &'a mut dyn Transport,
+    /// The adapter that the session starts from, where the plan says that it comes with the session.
+    pub first_adapter: &'a mut dyn FnMut(&SitePlan) -> Result<Adapter, TransportError>,
     /// The session's last global adapter, with the names and shapes of the schema; called after the last task.
     pub final_adapter: &'a mut dyn FnMut(&Schema) -> Result<Adapter, TransportError>,
 }
@@ -68,7 +70,11 @@ pub fn run(
     let start = Instant::now();
     config.validate()?;
     inputs.check()?;
-    let initial = initial_adapter(inputs.model.config(), &config.lora, config.seed);
+    let mut initial = initial_adapter(inputs.model.config(), &config.lora, config.seed);
+    if gate.plan().given_adapter {
+        let given = (connection.first_adapter)(gate.plan())?;
+        initial = given.conform(&initial.schema())?;
+    }
     check_plan(config, inputs, gate, &initial)?;
     let folder = RunFolder::open(out, config, &origin(inputs, &initial))?;
     if let Some(verdict) = finished(&folder)? {
@@ -135,7 +141,10 @@ fn check_plan(
         )));
     };
     let plan = gate.plan();
-    let here = SitePlan::of(config, inputs.model.info().sha256, initial.sha256());
+    let here = SitePlan {
+        given_adapter: plan.given_adapter,
+        ..SitePlan::of(config, inputs.model.info().sha256, initial.sha256())
+    };
     let differs = |(what, planned, found)| Err(ExperimentError::NotThePlan { what, planned, found });
     if let Some(difference) = first_difference(plan, &here) {
         return differs(difference);

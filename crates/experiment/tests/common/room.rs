@@ -16,6 +16,8 @@ pub struct Room {
     state: Mutex<State>,
     changed: Condvar,
     plan: SitePlan,
+    /// What the session starts from.
+    pub first: Adapter,
     /// Changes every task before it is given out.
     tamper: fn(&mut Task),
 }
@@ -34,6 +36,7 @@ struct State {
 impl Room {
     /// A session of `plan` among `sites`, from `initial`.
     pub fn new(plan: &SitePlan, sites: &[&str], initial: Adapter, tamper: fn(&mut Task)) -> Self {
+        let first = initial.clone();
         let roster: Vec<String> = sites.iter().map(|site| (*site).to_owned()).collect();
         let state = State {
             session: Session::new(plan.session_settings(roster.len()), roster, initial.sha256()),
@@ -45,7 +48,8 @@ impl Room {
             over: false,
             start: Instant::now(),
         };
-        let room = Self { state: Mutex::new(state), changed: Condvar::new(), plan: plan.clone(), tamper };
+        let room =
+            Self { state: Mutex::new(state), changed: Condvar::new(), plan: plan.clone(), first, tamper };
         room.move_on(room.enter());
         room
     }

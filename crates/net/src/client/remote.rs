@@ -70,6 +70,8 @@ pub struct AttendedSession {
     pub roster: Vec<String>,
     /// Where it stands.
     pub status: SessionStatus,
+    /// The archive that it starts from.
+    pub(super) seed: proto::ModelRef,
 }
 
 /// How a session ended.
@@ -238,6 +240,15 @@ impl Remote {
         Ok(self.adapter(&session, &ended.model, &ended.adapter_sha256)?)
     }
 
+    /// The adapter that the session starts from, if it is the one with this hash.
+    ///
+    /// # Errors
+    /// As [`Remote::final_model`].
+    pub fn first_model(&self, adapter_sha256: &str) -> Result<Adapter, NetError> {
+        let session = self.attended()?;
+        Ok(self.adapter(&session, &session.seed, adapter_sha256)?)
+    }
+
     /// A model of `session`, whole and checked.
     pub(super) fn adapter(
         &self,
@@ -252,7 +263,7 @@ impl Remote {
         if found != adapter_sha256 {
             let expected = crate::words::shortened(adapter_sha256);
             return Err(NetError::Untrusted(format!(
-                "the server sent the adapter {found}, the task names {expected}"
+                "the server sent the adapter {found} instead of {expected}"
             ))
             .into());
         }
@@ -281,6 +292,7 @@ fn archive_limit(schema: &Schema) -> u64 {
 /// Reads the server's words about a session; a schema that no machine could hold is not believed.
 fn session(found: proto::Session) -> Result<AttendedSession, NetError> {
     let status = found.status();
+    let seed = found.seed.unwrap_or_default();
     let plan = String::from_utf8(found.plan)
         .map_err(|_| NetError::Protocol("the session's plan is no UTF-8 text".into()))?;
     let mut bytes = 0u64;
@@ -300,7 +312,7 @@ fn session(found: proto::Session) -> Result<AttendedSession, NetError> {
             }
         }
     }
-    Ok(AttendedSession { id: found.id, name: found.name, plan, schema, roster: found.roster, status })
+    Ok(AttendedSession { id: found.id, name: found.name, plan, schema, roster: found.roster, status, seed })
 }
 
 #[cfg(test)]

@@ -203,6 +203,7 @@ mod tests {
             schema: vec![("w".into(), vec![1])],
             roster: vec!["north".into()],
             status: SessionStatus::Running,
+            seed: proto::ModelRef::default(),
         };
         let manifest = Manifest {
             protocol: PROTOCOL,

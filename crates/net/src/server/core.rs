@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::blobs::Blobs;
 use super::board::{Board, Notice};
-use super::metrics::Metrics;
+use super::metrics::{Counters, Metrics};
 use super::store::{AuditEntry, Deed, ModelRow, Role, SessionRow, Store};
 use crate::clock::Clock;
 use crate::error::NetError;
@@ -70,6 +70,8 @@ pub(super) struct Live {
     pub row: Arc<SessionRow>,
     /// Sites that have reported.
     pub attended: BTreeSet<String>,
+    /// The model that it started from.
+    pub seed: ModelRow,
     /// The last committed model.
     pub model: ModelRow,
 }
@@ -118,11 +120,13 @@ impl Core {
         let board = Arc::new(Board::default());
         let mut sessions = BTreeMap::new();
         for row in store.sessions()? {
-            let model = store.models(&row.id)?.pop().ok_or_else(|| {
-                NetError::corrupt(format!("session {}", row.spec.name), "it has no model, not even a seed")
-            })?;
+            let models = store.models(&row.id)?;
+            let (Some(seed), Some(model)) = (models.first().cloned(), models.last().cloned()) else {
+                let session = format!("session {}", row.spec.name);
+                return Err(NetError::corrupt(session, "it has no model, not even a seed"));
+            };
             let attended = store.attendance(&row.id)?.into_iter().collect();
-            let live = Live { row: Arc::new(row), attended, model };
+            let live = Live { row: Arc::new(row), attended, seed, model };
             board.post(live.notice());
             sessions.insert(live.row.id.clone(), live);
         }
@@ -191,6 +195,11 @@ impl Core {
     /// A receiver that sees every change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// What has been counted since the start of the program.
+    pub fn counters(&self) -> Counters {
+        self.metrics.counters().clone()
     }
 
     /// The audit log, after checking every link.

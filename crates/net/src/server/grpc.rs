@@ -184,6 +184,7 @@ fn session(view: SessionView, spec: &SessionSpec) -> proto::Session {
         plan: spec.plan.clone().into_bytes(),
         schema: spec.schema.iter().map(tensor).collect(),
         roster: view.roster,
+        seed: Some(model_ref(&view.seed)),
         status: proto::SessionStatus::from(view.status).into(),
     }
 }

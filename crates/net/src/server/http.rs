@@ -15,6 +15,8 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
+use consilium_core::adapter::Schema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_stream::StreamExt;
@@ -41,6 +43,19 @@ type Answered = Result<Response, Refused>;
 pub struct Order {
     /// What the session is made of.
     pub spec: SessionSpec,
+    /// Instead of an archive behind the line: the name of an uploaded model, or of a session whose last model is meant.
+    #[serde(default)]
+    pub from: Option<String>,
+}
+
+/// The first line of an upload of a model; its archive follows it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelUpload {
+    /// The model's name.
+    pub name: String,
+    /// Names and shapes, in the order of the archive.
+    pub schema: Schema,
 }
 
 /// An order for an invitation.
@@ -110,7 +125,7 @@ const VIEWER: Option<Role> = Some(Role::Viewer);
 const OPERATOR: Option<Role> = Some(Role::Operator);
 
 /// Every route of this face.
-pub const ROUTES: [Route; 16] = [
+pub const ROUTES: [Route; 20] = [
     route(
         "GET",
         "/health",
@@ -125,13 +140,27 @@ pub const ROUTES: [Route; 16] = [
         "POST",
         "/v1/sessions",
         OPERATOR,
-        "Orders a session: a line of JSON, then the seed adapter's archive",
+        "Orders a session: a line of JSON, then the seed adapter's archive unless the line names one",
     ),
     route("GET", "/v1/sessions/{name}", VIEWER, "One session with its rounds, models and reported scores"),
     route("POST", "/v1/sessions/{name}/stop", OPERATOR, "Ends a session after its last committed round"),
     route("POST", "/v1/sessions/{name}/continue", OPERATOR, "Goes on with a stopped session"),
+    route("GET", "/v1/models", VIEWER, "Every uploaded model"),
+    route(
+        "POST",
+        "/v1/models",
+        OPERATOR,
+        "Uploads a model: a line of JSON with its name and schema, then its archive",
+    ),
+    route(
+        "GET",
+        "/v1/models/{name}",
+        VIEWER,
+        "The uploaded model of this name, or the last one of the session",
+    ),
     route("GET", "/v1/models/{session}/{archive}", VIEWER, "A model's archive (npz)"),
     route("GET", "/v1/sites", VIEWER, "Every site and when it was last heard of"),
+    route("GET", "/v1/sites/{name}", VIEWER, "One site and its part in every session"),
     route("DELETE", "/v1/sites/{name}", OPERATOR, "Shuts a site out, at once"),
     route("POST", "/v1/invitations", OPERATOR, "Makes a one-time enrolment token for a named site"),
     route("GET", "/v1/audit", VIEWER, "The audit log, after checking every link"),
@@ -149,9 +178,13 @@ fn handler(route: &Route) -> MethodRouter<Arc<Core>> {
         (_, "/v1/sessions/{name}") => get(session),
         (_, "/v1/sessions/{name}/stop") => post(stop),
         (_, "/v1/sessions/{name}/continue") => post(go_on),
+        ("GET", "/v1/models") => get(library),
+        ("POST", "/v1/models") => post(upload_model),
+        (_, "/v1/models/{name}") => get(starting_point),
         (_, "/v1/models/{session}/{archive}") => get(model),
         (_, "/v1/sites") => get(sites),
-        (_, "/v1/sites/{name}") => delete(revoke),
+        ("GET", "/v1/sites/{name}") => get(site),
+        ("DELETE", "/v1/sites/{name}") => delete(revoke),
         (_, "/v1/invitations") => post(invite),
         (_, "/v1/audit") => get(audit),
         (_, "/v1/events") => get(events),
@@ -216,14 +249,41 @@ async fn session(State(core): Shared, Path(name): Path<String>) -> Answered {
     Ok(Json(shown).into_response())
 }
 
+/// A line of JSON, and the bytes that follow it.
+fn line_and_rest<T: DeserializeOwned>(body: &[u8]) -> Result<(T, &[u8]), NetError> {
+    let end = body.iter().position(|&byte| byte == b'\n').unwrap_or(body.len());
+    let line = serde_json::from_slice(&body[..end])
+        .map_err(|e| NetError::Invalid(format!("the first line of what was sent: {e}")))?;
+    Ok((line, body.get(end + 1..).unwrap_or_default()))
+}
+
+async fn library(State(core): Shared) -> Answered {
+    Ok(Json(ask(&core, |core| core.library()).await?).into_response())
+}
+
+async fn upload_model(State(core): Shared, Extension(by): By, body: Bytes) -> Answered {
+    let row = ask(&core, move |core| {
+        let (upload, archive): (ModelUpload, _) = line_and_rest(&body)?;
+        core.upload_model(&by, &upload.name, &upload.schema, archive)
+    })
+    .await?;
+    Ok((StatusCode::CREATED, Json(row)).into_response())
+}
+
+async fn starting_point(State(core): Shared, Path(name): Path<String>) -> Answered {
+    Ok(Json(ask(&core, move |core| core.starting_point(&name)).await?).into_response())
+}
+
 /// The body is one line of JSON, the specification, and after it the seed's archive.
 async fn order(State(core): Shared, Extension(by): By, body: Bytes) -> Answered {
     let (id, name) = ask(&core, move |core| {
-        let line = body.iter().position(|&byte| byte == b'\n').unwrap_or(body.len());
-        let order: Order = serde_json::from_slice(&body[..line])
-            .map_err(|e| NetError::Invalid(format!("the order's first line: {e}")))?;
+        let (order, archive): (Order, _) = line_and_rest(&body)?;
         let name = order.spec.name.clone();
-        Ok((core.order(&by, order.spec, body.get(line + 1..).unwrap_or_default())?, name))
+        let id = match &order.from {
+            Some(from) => core.order_from(&by, order.spec, from)?,
+            None => core.order(&by, order.spec, archive)?,
+        };
+        Ok((id, name))
     })
     .await?;
     Ok((StatusCode::CREATED, Json(json!({ "id": id, "name": name }))).into_response())
@@ -245,8 +305,14 @@ async fn model(
     Path((session, archive)): Path<(String, String)>,
 ) -> Answered {
     let bytes = ask(&core, move |core| {
-        let model = core.model(&by, &session, &archive)?;
-        core.model_piece(&model.archive, 0, usize::try_from(model.bytes).unwrap_or(usize::MAX))
+        let found = core.model(&by, &session, &archive);
+        // The name may be an uploaded model's.
+        let bytes = match (found, core.starting_point(&session)) {
+            (Ok(model), _) => model.bytes,
+            (Err(NetError::NotFound { .. }), Ok(uploaded)) if uploaded.archive == archive => uploaded.bytes,
+            (Err(error), _) => return Err(error),
+        };
+        core.model_piece(&archive, 0, usize::try_from(bytes).unwrap_or(usize::MAX))
     })
     .await?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
@@ -261,6 +327,10 @@ async fn sites(State(core): Shared) -> Answered {
         })
     });
     Ok(Json(shown.collect::<Vec<_>>()).into_response())
+}
+
+async fn site(State(core): Shared, Path(name): Path<String>) -> Answered {
+    Ok(Json(ask(&core, move |core| core.site(&name)).await?).into_response())
 }
 
 async fn revoke(State(core): Shared, Extension(by): By, Path(name): Path<String>) -> Answered {

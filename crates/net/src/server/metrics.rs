@@ -56,9 +56,9 @@ impl Histogram {
     }
 }
 
-/// What has been counted since the start of the program.
+/// What has been counted and timed since the start of the program.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counters {
+pub struct Counters {
     /// Updates by outcome: `accepted`, or the reason's word.
     pub updates: BTreeMap<&'static str, u64>,
     /// Rounds that made a model.
@@ -77,7 +77,7 @@ pub(super) struct Counters {
 pub(super) struct Metrics(Mutex<Counters>);
 
 impl Metrics {
-    fn counters(&self) -> MutexGuard<'_, Counters> {
+    pub fn counters(&self) -> MutexGuard<'_, Counters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,7 +127,7 @@ impl Page {
 /// The present numbers.
 pub(super) fn render(core: &Core) -> String {
     let now = core.now();
-    let counters = core.metrics.counters().clone();
+    let counters = core.counters();
     let (here, sessions) = {
         let inner = core.enter();
         let here = inner.seen.values().filter(|seen| now.saturating_sub(**seen).as_secs() < HERE_S).count();

@@ -24,4 +24,5 @@ pub mod views;
 pub use blobs::Blobs;
 pub use core::{Core, CoreSettings, Principal};
 pub use listen::{ServeOptions, Server};
+pub use metrics::Counters;
 pub use spec::{Roster, SessionSpec};

@@ -5,6 +5,7 @@
 
 mod audit;
 pub(super) mod credentials;
+mod library;
 pub(super) mod sessions;
 
 use std::path::Path;
@@ -14,13 +15,14 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use audit::AuditEntry;
 pub use credentials::{Credential, Kind, Role, SiteRow};
+pub use library::LibraryRow;
 pub use sessions::{ModelRow, ScoreRow, SessionRow, Status, UpdateRow};
 
 use crate::clock::millis;
 use crate::error::NetError;
 
 /// The steps from an empty database to the present schema, in order; `user_version` counts those done.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
 
 /// The server's database.
 pub struct Store {

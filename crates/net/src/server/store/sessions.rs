@@ -324,7 +324,8 @@ impl Store {
                   open AS (SELECT u.archive FROM updates u LEFT JOIN rounds r USING (session, round)
                            WHERE r.round IS NULL)
              SELECT DISTINCT archive FROM over WHERE (?1 IS NULL OR session = ?1)
-             AND archive NOT IN (SELECT archive FROM open) AND archive NOT IN (SELECT archive FROM models)",
+             AND archive NOT IN (SELECT archive FROM open) AND archive NOT IN (SELECT archive FROM models)
+             AND archive NOT IN (SELECT archive FROM library)",
         )?;
         let rows = query.query_map([session], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
