@@ -18,7 +18,7 @@ pub mod run;
 pub mod verdict;
 
 pub use audit::{AuditEvent, AuditLine, AuditLog, read_audit};
-pub use gate::Gate;
+pub use gate::{Gate, LateAnswer};
 pub use plan::SitePlan;
 pub use policy::{Policy, PolicyRefusal};
 pub use run::{Connection, run};

@@ -13,7 +13,7 @@ use consilium_core::{Event, Sink, StopFlag, peft};
 use consilium_engine::initial_adapter;
 use consilium_eval::TableOptions;
 use consilium_experiment::hospital::{
-    self, AuditEvent, AuditLog, Connection, Gate, Policy, SitePlan, SiteVerdict, read_audit,
+    self, AuditEvent, AuditLog, Connection, Gate, LateAnswer, Policy, SitePlan, SiteVerdict, read_audit,
 };
 use consilium_experiment::run_folder::read_events;
 use consilium_experiment::{Config, ExperimentError, Inputs, simulate};
@@ -58,8 +58,10 @@ fn attend(
     let audit = AuditLog::open(&out.join("audit.jsonl"), clock())?;
     let mut gate = Gate::open(plan, &policy, own.shards[0].train.len(), audit, &clock)?;
     let room = door.room;
+    let late = &room.late_answers;
     let connection = Connection {
         transport: door,
+        late_answers: &mut || std::mem::take(&mut *late.lock().unwrap()),
         first_adapter: &mut |_| Ok(room.first.clone()),
         final_adapter: &mut |schema| room.adapter(schema),
     };
@@ -180,15 +182,19 @@ fn what_leaves_is_logged_before_it_leaves() {
     let plan = plan(&config, &inputs);
     let room = room(&plan, &inputs, &["north"], |_| {});
     let mut door = Door { room: &room, site: "north", lost: 0 };
+    let late = LateAnswer { round: 1, refused: Some("late".into()) };
+    room.late_answers.lock().unwrap().push(late);
     let verdict = attend(&plan, &inputs, &mut door, root.path(), &NullSink, &StopFlag::new()).unwrap();
     let lines = read_audit(&root.path().join("audit.jsonl")).unwrap();
     let kinds: Vec<String> = lines
         .iter()
         .map(|line| serde_json::to_value(line).unwrap()["event"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(kinds, ["plan", "task", "update", "answer", "task", "update", "answer", "final"]);
-    assert!(matches!(&lines[2].event, AuditEvent::Update { round: 1, examples: 8, .. }));
-    let AuditEvent::Update { adapter_sha256, .. } = &lines[5].event else { panic!() };
+    assert_eq!(kinds, ["plan", "answer", "task", "update", "answer", "task", "update", "answer", "final"]);
+    let earlier = AuditEvent::Answer { round: 1, accepted: false, reason: Some("late".into()) };
+    assert_eq!(lines[1].event, earlier, "what an earlier run had sent is answered in the log too");
+    assert!(matches!(&lines[3].event, AuditEvent::Update { round: 1, examples: 8, .. }));
+    let AuditEvent::Update { adapter_sha256, .. } = &lines[6].event else { panic!() };
     assert_eq!(*adapter_sha256, verdict.adapter_sha256["federated"], "one site's mean is its own update");
     assert_eq!(lines[0].at, "2026-03-01T12:30:05Z");
 }

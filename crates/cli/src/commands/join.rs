@@ -2,19 +2,21 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use consilium_core::adapter::Schema;
 use consilium_core::{Event, Sink, StopFlag};
 use consilium_eval::TableOptions;
-use consilium_experiment::hospital::{self, AuditLog, Connection, Gate, Policy, SitePlan, SiteVerdict};
+use consilium_experiment::hospital::{
+    self, AuditLog, Connection, Gate, LateAnswer, Policy, SitePlan, SiteVerdict,
+};
 use consilium_experiment::{Config, Inputs};
 use consilium_federation::TransportError;
 use consilium_net::NetError;
 use consilium_net::client::{
-    AttendedSession, ClientTls, ConnectOptions, Remote, STOPPED, Score, SessionStatus,
+    AttendedSession, ClientEvent, ClientTls, ConnectOptions, Remote, STOPPED, Score, SessionStatus,
 };
 
 use super::simulate::explain;
@@ -65,6 +67,7 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
     let stop = interrupt::stop_flag(interrupt::RESUMABLE)?;
     let view: Arc<dyn Sink> = Arc::from(live::view(voice, Plan::default()));
     let told = view.clone();
+    let (delivered, late) = mpsc::channel();
     let remote = Remote::connect(ConnectOptions {
         url: server,
         state_dir: out.join("connection"),
@@ -73,7 +76,14 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
         token: args.token.clone(),
         tls: tls(args)?,
         stop: stop.clone(),
-        on_event: Box::new(move |event| told.record(&Event::Note { text: event.to_string() })),
+        on_event: Box::new(move |event| {
+            told.record(&Event::Note { text: event.to_string() });
+            if let ClientEvent::Delivered { round, outcome } = event {
+                // Nobody listens any more once the session is over, and then there is nothing left to deliver.
+                let _ =
+                    delivered.send(LateAnswer { round, refused: (outcome != "accepted").then_some(outcome) });
+            }
+        }),
     })
     .map_err(|error| stopped_or(error, &stop, &resume))?;
     let mut waiting = |why: &str| view.record(&Event::Note { text: format!("waiting: {why}") });
@@ -99,8 +109,12 @@ pub fn run(args: &JoinArgs, voice: Voice) -> Result<()> {
     let lost = |error: NetError| TransportError(error.to_string());
     let mut first = |plan: &SitePlan| remote.first_model(&plan.adapter_sha256).map_err(lost);
     let mut last = |_: &Schema| remote.final_model().map_err(lost);
-    let connection =
-        Connection { transport: &mut transport, first_adapter: &mut first, final_adapter: &mut last };
+    let connection = Connection {
+        transport: &mut transport,
+        late_answers: &mut || late.try_iter().collect(),
+        first_adapter: &mut first,
+        final_adapter: &mut last,
+    };
     let folder = out.join("run");
     let verdict = hospital::run(&config, &inputs, &mut gate, connection, &folder, view.as_ref(), &stop)
         .map_err(|error| explain(error, &resume))?;
@@ -162,8 +176,12 @@ fn invitation(session: &AttendedSession, plan: &SitePlan) -> String {
         SessionStatus::Finished => "finished",
         _ => "stopped",
     };
+    let start = match plan.given_adapter {
+        true => format!(", from the adapter {} (its model is the base here)", plan.adapter_sha256),
+        false => String::new(),
+    };
     format!(
-        "session {} ({status}): {} rounds on {}, rank {}, sites {}",
+        "session {} ({status}): {} rounds on {}, rank {}{start}, sites {}",
         session.name,
         plan.federation.rounds,
         plan.model_id,

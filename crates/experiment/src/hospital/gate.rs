@@ -86,11 +86,21 @@ impl<'a> Gate<'a> {
     }
 }
 
+/// What the coordinator said to an update that an earlier run of the program had left unanswered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LateAnswer {
+    /// Round of the update.
+    pub round: u32,
+    /// Why it does not count, if it does not.
+    pub refused: Option<String>,
+}
+
 /// A transport seen through the gate: a refused task is answered here and never reaches the site's work, and what
 /// cannot be logged is not sent.
 pub(super) struct Guarded<'g, 'a> {
     pub gate: &'g mut Gate<'a>,
     pub inner: &'g mut dyn Transport,
+    pub late_answers: &'g mut dyn FnMut() -> Vec<LateAnswer>,
     pub site: &'g str,
     pub sink: &'g dyn Sink,
     pub stop: &'g StopFlag,
@@ -136,7 +146,11 @@ impl Transport for Guarded<'_, '_> {
     fn next_task(&mut self) -> Result<Option<Task>, TransportError> {
         loop {
             self.unless_stopped()?;
-            let Some(task) = self.inner.next_task()? else { return Ok(None) };
+            let next = self.inner.next_task();
+            for LateAnswer { round, refused } in (self.late_answers)() {
+                self.log(AuditEvent::Answer { round, accepted: refused.is_none(), reason: refused })?;
+            }
+            let Some(task) = next? else { return Ok(None) };
             let admitted = self.gate.admit(&task);
             match self.kept(admitted)? {
                 Ok(()) => return Ok(Some(task)),

@@ -20,7 +20,7 @@ use consilium_eval::Prediction;
 use consilium_federation::{Transport, TransportError, site, take_part};
 
 use super::audit::AuditEvent;
-use super::gate::{Gate, Guarded};
+use super::gate::{Gate, Guarded, LateAnswer};
 use super::plan::SitePlan;
 use super::policy::first_difference;
 use super::verdict::{Facts, SiteVerdict};
@@ -44,6 +44,8 @@ pub const SUMMARY_FILE: &str = "site-summary.json";
 pub struct Connection<'a> {
     /// Tasks one way, updates the other. Its waiting must end with an error once the stop flag is raised.
     pub transport: &'a mut dyn Transport,
+    /// Answers since the last call to updates that an earlier run of the program had left.
+    pub late_answers: &'a mut dyn FnMut() -> Vec<LateAnswer>,
     /// The adapter that the session starts from, where the plan says that it comes with the session.
     pub first_adapter: &'a mut dyn FnMut(&SitePlan) -> Result<Adapter, TransportError>,
     /// The session's last global adapter, with the names and shapes of the schema; called after the last task.
@@ -232,8 +234,15 @@ impl Visit<'_> {
         connection: Connection<'_>,
     ) -> Result<Adapter, ExperimentError> {
         let Self { config, rows, initial, engine, folder, sink, stop, .. } = self;
-        let mut transport =
-            Guarded { gate, inner: connection.transport, site: &rows.name, sink: *sink, stop, failed: None };
+        let mut transport = Guarded {
+            gate,
+            inner: connection.transport,
+            late_answers: connection.late_answers,
+            site: &rows.name,
+            sink: *sink,
+            stop,
+            failed: None,
+        };
         let taken = take_part(&mut transport, &mut |task, global| {
             guarded(|| site::work(engine, &rows.as_site(), task, global, *sink, stop))
         });

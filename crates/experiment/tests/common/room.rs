@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use consilium_core::adapter::Schema;
 use consilium_core::{Adapter, npz};
-use consilium_experiment::hospital::SitePlan;
+use consilium_experiment::hospital::{LateAnswer, SitePlan};
 use consilium_federation::{
     Action, Answer, FedAvg, Offer, Session, Strategy, Task, Transport, TransportError, Update,
 };
@@ -18,6 +18,8 @@ pub struct Room {
     plan: SitePlan,
     /// What the session starts from.
     pub first: Adapter,
+    /// Answers to updates of an earlier run, for whoever asks first.
+    pub late_answers: Mutex<Vec<LateAnswer>>,
     /// Changes every task before it is given out.
     tamper: fn(&mut Task),
 }
@@ -48,8 +50,14 @@ impl Room {
             over: false,
             start: Instant::now(),
         };
-        let room =
-            Self { state: Mutex::new(state), changed: Condvar::new(), plan: plan.clone(), first, tamper };
+        let room = Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            plan: plan.clone(),
+            first,
+            late_answers: Mutex::default(),
+            tamper,
+        };
         room.move_on(room.enter());
         room
     }

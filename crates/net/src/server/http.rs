@@ -323,7 +323,7 @@ async fn sites(State(core): Shared) -> Answered {
     let shown = sites.into_iter().map(|(site, ago)| {
         json!({
             "name": site.name, "created": site.created, "revoked": site.revoked,
-            "seen_s_ago": ago.map(|ago| ago.as_secs_f64()),
+            "seen_s_ago": ago.map(|ago| ago.as_millis() as f64 / 1e3),
         })
     });
     Ok(Json(shown.collect::<Vec<_>>()).into_response())

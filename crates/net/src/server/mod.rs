@@ -12,6 +12,7 @@ mod driver;
 pub mod enrolment;
 mod grpc;
 pub mod http;
+pub mod library;
 mod listen;
 mod metrics;
 pub mod sessions;

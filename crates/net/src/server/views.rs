@@ -121,7 +121,7 @@ impl Core {
                 scores,
             })
         };
-        let seen_s_ago = inner.seen.get(name).map(|seen| now.saturating_sub(*seen).as_secs_f64());
+        let seen_s_ago = inner.seen.get(name).map(|seen| now.saturating_sub(*seen).as_millis() as f64 / 1e3);
         Ok(SiteView { site, seen_s_ago, sessions: lives.iter().map(part).collect::<Result<_, _>>()? })
     }
 
