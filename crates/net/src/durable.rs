@@ -6,6 +6,9 @@ use std::path::Path;
 
 use crate::error::NetError;
 
+/// What the name of a file ends with while it is written.
+pub(crate) const PART: &str = "part";
+
 /// Makes a rename or a new name in `folder` durable. Only Unix can open a folder for it.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), NetError> {
     if cfg!(unix) {
@@ -16,11 +19,16 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), NetError> {
 
 /// Creates `folder` and those above it, and makes their names durable.
 pub(crate) fn create_folder(folder: &Path) -> Result<(), NetError> {
-    fs::create_dir_all(folder).map_err(NetError::io(folder))?;
-    match folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync_folder(parent),
-        None => Ok(()),
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+        create_folder(parent)?;
     }
+    match fs::create_dir(folder) {
+        Err(_) if folder.is_dir() => {}
+        made => made.map_err(NetError::io(folder))?,
+    }
+    // Also when it was there: whoever made it may have died before this.
+    parent.map_or(Ok(()), sync_folder)
 }
 
 /// Writes `bytes` to `path`, replacing what was there; a crash leaves the old file or the new one.
@@ -38,7 +46,8 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), NetError> {
 
 fn write_as(path: &Path, bytes: &[u8], secret: bool) -> Result<(), NetError> {
     let mut part = path.as_os_str().to_owned();
-    part.push(".part");
+    part.push(".");
+    part.push(PART);
     let part = Path::new(&part);
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);

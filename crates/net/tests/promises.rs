@@ -175,3 +175,40 @@ fn single_updates_are_gone_once_their_round_is_over() {
     until("the end", || server.core().session(&session).unwrap().status == Status::Finished);
     assert!(kept(2.0) && kept(4.0) && !kept(6.0));
 }
+
+#[test]
+fn a_session_starts_from_an_uploaded_model_or_from_an_earlier_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let (core, schema) = (server.core(), adapter(0.0).schema());
+    let archive = npz::encode(&adapter(7.0));
+    let uploaded = core.upload_model(&operator(), "spring", &schema, &archive).unwrap();
+    assert_eq!(uploaded.adapter, adapter(7.0).sha256());
+    let taken = core.upload_model(&operator(), "spring", &schema, &npz::encode(&adapter(8.0)));
+    assert!(matches!(taken, Err(NetError::Invalid(_))), "{taken:?}");
+    assert!(core.upload_model(&operator(), "broken", &schema, &archive[..100]).is_err());
+
+    let one = core.order_from(&operator(), spec("one", &["a"], 1, 1, 600.0), "spring").unwrap();
+    let site = Site::attend(&server, &one, "a");
+    assert_eq!(site.task().task.base_sha256, adapter(7.0).sha256());
+    site.send(&site.task(), &adapter(9.0)).unwrap();
+    until("the end", || core.session(&one).unwrap().status == Status::Finished);
+    let two = core.order_from(&operator(), spec("two", &["a"], 1, 1, 600.0), "one").unwrap();
+    assert_eq!(model(&server, &two), adapter(9.0), "what the session before it ended with");
+    assert_eq!(core.session(&two).unwrap().seed.adapter, adapter(9.0).sha256());
+    let nothing = core.order_from(&operator(), spec("three", &["a"], 1, 1, 600.0), "nothing");
+    assert!(matches!(nothing, Err(NetError::NotFound { .. })), "{nothing:?}");
+
+    // Its content is another round's update too, and outlives that round.
+    let site = Site::attend(&server, &two, "a");
+    site.send(&site.task(), &adapter(7.0)).unwrap();
+    until("the end", || core.session(&two).unwrap().status == Status::Finished);
+    drop((site, server));
+    let server = start(folder.path());
+    assert_eq!(server.core().library().unwrap()[..], *std::slice::from_ref(&uploaded));
+    assert_eq!(server.core().model_piece(&uploaded.archive, 0, usize::MAX).unwrap(), archive);
+    let shown = server.core().site("a").unwrap();
+    let parts: Vec<(&str, &[u32])> =
+        shown.sessions.iter().map(|part| (part.session.as_str(), &part.counted[..])).collect();
+    assert_eq!(parts, [("one", &[1][..]), ("two", &[1][..])]);
+}

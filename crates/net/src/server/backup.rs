@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::blobs::{Blobs, entries};
+use super::blobs::{Blobs, entries, is_part};
 use super::store::Store;
 use crate::durable;
 use crate::error::NetError;
@@ -80,7 +80,7 @@ fn copy(from: &Path, to: &Path) -> Result<Copied, NetError> {
         durable::create_folder(&target)?;
         for path in entries(&folder)? {
             // What is being written at this moment has no row in the copied database.
-            if path.extension().is_none() {
+            if !is_part(&path) {
                 durable::write(&target.join(path.file_name().unwrap_or_default()), &read(&path)?)?;
                 blobs += 1;
             }

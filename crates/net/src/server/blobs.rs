@@ -217,7 +217,7 @@ impl Blobs {
     pub fn damaged(&self) -> Result<Vec<PathBuf>, NetError> {
         let mut found = Vec::new();
         for folder in entries(&self.blobs)? {
-            for path in entries(&folder)? {
+            for path in entries(&folder)?.into_iter().filter(|path| !is_part(path)) {
                 let mut file = File::open(&path).map_err(NetError::io(&path))?;
                 let mut hasher = Hasher::default();
                 let mut buffer = vec![0; 1 << 16];
@@ -235,6 +235,25 @@ impl Blobs {
         }
         Ok(found)
     }
+
+    /// Removes what a crash left half written. Only the one program that writes here may do this.
+    ///
+    /// # Errors
+    /// [`NetError::Io`].
+    pub fn sweep(&self) -> Result<(), NetError> {
+        for folder in entries(&self.blobs)? {
+            entries(&folder)?
+                .iter()
+                .filter(|path| is_part(path))
+                .try_for_each(|path| durable::remove(path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file is on its way to be a blob, or was when a crash came.
+pub(super) fn is_part(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == durable::PART)
 }
 
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, NetError> {

@@ -151,6 +151,7 @@ impl Core {
             settings,
             driving: AtomicBool::new(false),
         };
+        core.blobs.sweep()?;
         core.forget_updates(&core.enter(), None)?;
         Ok(core)
     }
