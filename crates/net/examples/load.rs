@@ -67,6 +67,9 @@ fn adapter(first: f32) -> Adapter {
 
 /// The server, until its standard input ends.
 fn serve(folder: &Path, sites: usize) -> Result<(), Fault> {
+    // As `consilium serve` does.
+    #[cfg(target_os = "linux")]
+    rustix::thread::disable_transparent_huge_pages(true)?;
     let settings = CoreSettings { open_enrolment: true, ..CoreSettings::default() };
     let listen = "127.0.0.1:0".parse()?;
     let server = Server::start(ServeOptions { folder: folder.to_owned(), listen, settings, tls: None })?;

@@ -49,7 +49,8 @@ pub fn pki(command: &PkiCommand, voice: Voice) -> Result<()> {
             let at = at.display();
             let words = format!(
                 "hand {at}.pem, {at}.key and ca.pem to {name} by a safe way; there:\n\
-                 consilium join --ca ca.pem --cert {name}.pem --key {name}.key ..."
+                 consilium join --ca ca.pem --cert {name}.pem --key {name}.key ...\n\
+                 Where the server wants certificates, a hospital with this one needs no enrolment token beside it."
             );
             say(voice, &json!({ "certificate": format!("{at}.pem"), "key": format!("{at}.key") }), &words)
         }

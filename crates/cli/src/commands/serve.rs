@@ -142,6 +142,9 @@ fn greet(server: &Server, args: &ServeArgs, open: bool, token_file: &Path) {
             token_file.display()
         );
         println!("  CONSILIUM_TOKEN=... consilium join --server {url} --site NAME --data hospital.csv");
+        if args.client_ca.is_some() {
+            println!("  (no token for a site with its own certificate from `consilium pki site NAME`)");
+        }
     }
     println!("\nLook: consilium session list --server {url} --token-file {}", token_file.display());
     println!("Stop with Ctrl-C; the same command goes on.\n");

@@ -93,13 +93,15 @@ impl Account {
                 (kept, token.map(str::to_owned))
             }
             None => {
-                if token.is_none() && !shown.open_enrolment {
-                    return Err(NetError::Unauthenticated(format!(
-                        "{site} is not enrolled yet: the server wants an enrolment token, which its operator makes"
-                    ))
-                    .into());
-                }
-                let given = enrol(&link, site, token.unwrap_or_default())?;
+                // Without a token too: the server may be open, or this site's certificate say enough.
+                let given = enrol(&link, site, token.unwrap_or_default()).map_err(|failed| match failed {
+                    Failed::Refused(Code::Unauthenticated, _) if token.is_none() => {
+                        Failed::from(NetError::Unauthenticated(format!(
+                            "{site} is not enrolled yet: the server wants an enrolment token, which its operator makes"
+                        )))
+                    }
+                    failed => failed,
+                })?;
                 let made = Credentials::new(url, &shown.server_key, given);
                 made.save(&path)?;
                 (made, None)

@@ -28,7 +28,7 @@ const PING: Duration = Duration::from_secs(20);
 /// Calls at once on one connection; a site needs two.
 const STREAMS: u32 = 16;
 /// Bytes that one call may send before the server has taken them up; and all calls of one connection together.
-const WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
+const WINDOWS: (u32, u32) = (512 * 1024, 512 * 1024);
 /// Bytes of an answer that wait for the wire.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of the headers of one call.
