@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{consilium, quiet_port};
-use consilium_core::{Adapter, ScheduleKind, SeededRng, StopFlag, Tensor, npz};
+use consilium_core::{Adapter, SeededRng, StopFlag, Tensor, npz};
 use consilium_federation::{
     Answer, LocalWork, ScheduleScope, SessionSettings, Training, Transport, Update, UpdateMetrics, Weights,
 };
@@ -52,18 +52,7 @@ fn spec() -> SessionSpec {
         weights: Weights::Uniform,
         work: LocalWork::Steps(1),
         scope: ScheduleScope::Session,
-        training: Training {
-            micro_batch: 1,
-            accumulation: 1,
-            prompt_loss_weight: 1.0,
-            shuffle: false,
-            learning_rate: 1e-3,
-            schedule: ScheduleKind::Linear,
-            warmup_steps: 0,
-            weight_decay: 0.0,
-            max_grad_norm: 0.0,
-            seed: 1,
-        },
+        training: Training::default(),
         roster: Roster::Named((0..SITES).map(site).collect()),
         schema: vector(vec![0.0; SITES]).schema(),
     }

@@ -52,6 +52,9 @@ fn npy_header(shape: &[usize]) -> Vec<u8> {
     header
 }
 
+/// Memory that is set aside for an entry before its first byte is there, bytes.
+const LARGEST_RESERVED: usize = 16 << 20;
+
 /// Reads an archive whose entries must have exactly the shapes of `schema`, in order. No entry is inflated beyond
 /// the size that the schema allows.
 ///
@@ -66,12 +69,14 @@ pub fn decode(bytes: &[u8], schema: &Schema) -> Result<Adapter, AdapterError> {
     for (i, (name, shape)) in schema.iter().enumerate() {
         let entry_name = format!("{i}.npy");
         let entry = zip.by_name(&entry_name).map_err(|e| broken(format!("entry {entry_name}: {e}")))?;
-        let data_bytes = shape.iter().product::<usize>() * 4;
+        let data_bytes = shape.iter().try_fold(4usize, |bytes, &extent| bytes.checked_mul(extent));
+        let data_bytes = data_bytes.ok_or_else(|| broken(format!("the shape of {name} overflows")))?;
         // A header of version 1.0 is at most 65,545 bytes.
-        let limit = data_bytes as u64 + 65_545;
-        let mut content = Vec::with_capacity(data_bytes + 128);
+        let limit = (data_bytes as u64).saturating_add(65_545);
+        // What the schema says may be more than there is: large entries get their memory as they come.
+        let mut content = Vec::with_capacity(data_bytes.min(LARGEST_RESERVED) + 128);
         entry
-            .take(limit + 1)
+            .take(limit.saturating_add(1))
             .read_to_end(&mut content)
             .map_err(|e| broken(format!("entry {entry_name}: {e}")))?;
         if content.len() as u64 > limit {

@@ -31,6 +31,25 @@ pub struct Training {
     pub seed: u64,
 }
 
+impl Default for Training {
+    /// One row a step in the order of the file, a learning rate of 1e-3 that falls to zero, nothing else. For tests and
+    /// examples that care about one field, or about none.
+    fn default() -> Self {
+        Self {
+            micro_batch: 1,
+            accumulation: 1,
+            prompt_loss_weight: 1.0,
+            shuffle: false,
+            learning_rate: 1e-3,
+            schedule: ScheduleKind::Linear,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 0.0,
+            seed: 1,
+        }
+    }
+}
+
 impl Training {
     /// The engine's settings for `site` in `round` (0 outside a federation). Each round has its own dropout masks.
     pub fn settings(&self, site: &str, round: u32) -> TrainSettings {

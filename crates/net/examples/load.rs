@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use consilium_core::hash::sha256_hex;
-use consilium_core::{Adapter, ScheduleKind, Tensor, npz};
+use consilium_core::{Adapter, Tensor, npz};
 use consilium_federation::{LocalWork, ScheduleScope, SessionSettings, Training, Weights};
 use consilium_net::manifest::{Manifest, verify};
 use consilium_net::proto::federation_client::FederationClient;
@@ -73,18 +73,6 @@ fn serve(folder: &Path, sites: usize) -> Result<(), Fault> {
     let settings = CoreSettings { open_enrolment: true, ..CoreSettings::default() };
     let listen = "127.0.0.1:0".parse()?;
     let server = Server::start(ServeOptions { folder: folder.to_owned(), listen, settings, tls: None })?;
-    let training = Training {
-        micro_batch: 1,
-        accumulation: 1,
-        prompt_loss_weight: 1.0,
-        shuffle: false,
-        learning_rate: 1e-3,
-        schedule: ScheduleKind::Linear,
-        warmup_steps: 0,
-        weight_decay: 0.0,
-        max_grad_norm: 0.0,
-        seed: 1,
-    };
     let settings = SessionSettings {
         rounds: rounds(),
         sites_per_round: None,
@@ -100,7 +88,7 @@ fn serve(folder: &Path, sites: usize) -> Result<(), Fault> {
         weights: Weights::Uniform,
         work: LocalWork::Steps(1),
         scope: ScheduleScope::Session,
-        training,
+        training: Training::default(),
         roster: Roster::First(sites),
         schema: seed.schema(),
     };

@@ -17,6 +17,7 @@ pub mod clock;
 mod durable;
 mod error;
 mod failpoint;
+mod limits;
 pub mod manifest;
 pub mod pki;
 pub mod proto;

@@ -9,7 +9,7 @@ use consilium_core::npz;
 use consilium_net::NetError;
 use consilium_net::server::store::Status;
 use consilium_net::server::uploads::Outcome;
-use consilium_net::server::{Principal, Server};
+use consilium_net::server::{Principal, Server, SessionSpec};
 
 fn model(server: &Server, session: &str) -> consilium_core::Adapter {
     let view = server.core().session(session).unwrap();
@@ -187,6 +187,12 @@ fn a_session_starts_from_an_uploaded_model_or_from_an_earlier_session() {
     let taken = core.upload_model(&operator(), "spring", &schema, &npz::encode(&adapter(8.0)));
     assert!(matches!(taken, Err(NetError::Invalid(_))), "{taken:?}");
     assert!(core.upload_model(&operator(), "broken", &schema, &archive[..100]).is_err());
+    for extent in [usize::MAX, 1 << 40] {
+        let huge = vec![("a".to_owned(), vec![extent, 3]), ("b".to_owned(), vec![4])];
+        assert!(matches!(core.upload_model(&operator(), "huge", &huge, &archive), Err(NetError::Invalid(_))));
+        let order = SessionSpec { schema: huge, ..spec("huge", &["a"], 1, 1, 600.0) };
+        assert!(matches!(core.order(&operator(), order, &archive), Err(NetError::Invalid(_))));
+    }
 
     let one = core.order_from(&operator(), spec("one", &["a"], 1, 1, 600.0), "spring").unwrap();
     let site = Site::attend(&server, &one, "a");

@@ -16,6 +16,7 @@ use super::outbox::Outbox;
 use super::{ClientEvent, Score, SessionStatus};
 use crate::durable;
 use crate::error::NetError;
+use crate::limits::{archive_limit, value_bytes};
 use crate::manifest::Manifest;
 use crate::proto;
 
@@ -23,8 +24,6 @@ use crate::proto;
 const NO_SESSION: Duration = Duration::from_secs(2);
 /// Longest time for parting words.
 const PARTING: Duration = Duration::from_secs(5);
-/// Largest adapter that is believed, bytes of its values.
-const LARGEST_ADAPTER: u64 = 4 << 30;
 
 /// How to reach a server, and as whom.
 pub struct ConnectOptions {
@@ -283,35 +282,19 @@ fn lock(folder: &Path) -> Result<File, NetError> {
     }
 }
 
-/// Most bytes that an archive of this adapter can honestly have: its values, headers, and what deflate adds at worst.
-fn archive_limit(schema: &Schema) -> u64 {
-    let values: u64 = schema.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64 * 4).sum();
-    values + values / 1000 + schema.len() as u64 * 1024 + 4096
-}
-
 /// Reads the server's words about a session; a schema that no machine could hold is not believed.
 fn session(found: proto::Session) -> Result<AttendedSession, NetError> {
     let status = found.status();
     let seed = found.seed.unwrap_or_default();
     let plan = String::from_utf8(found.plan)
         .map_err(|_| NetError::Protocol("the session's plan is no UTF-8 text".into()))?;
-    let mut bytes = 0u64;
-    let mut schema = Schema::new();
-    for tensor in found.schema {
-        let size = tensor.shape.iter().try_fold(4u64, |size, &extent| size.checked_mul(extent));
-        bytes = size.and_then(|size| bytes.checked_add(size)).unwrap_or(u64::MAX);
-        let shape: Result<Vec<usize>, _> =
-            tensor.shape.iter().map(|&extent| usize::try_from(extent)).collect();
-        match shape {
-            Ok(shape) if bytes <= LARGEST_ADAPTER => schema.push((tensor.name, shape)),
-            _ => {
-                let name = crate::words::shortened(&tensor.name);
-                return Err(NetError::Protocol(format!(
-                    "the session's adapter is larger than {LARGEST_ADAPTER} bytes at tensor {name}"
-                )));
-            }
-        }
-    }
+    let shape = |tensor: proto::TensorShape| {
+        let extents = tensor.shape.into_iter().map(|extent| usize::try_from(extent).ok());
+        Some((tensor.name, extents.collect::<Option<Vec<usize>>>()?))
+    };
+    let schema: Option<Schema> = found.schema.into_iter().map(shape).collect();
+    let schema = schema.ok_or_else(|| NetError::Protocol("a tensor too large for this machine".into()))?;
+    value_bytes(&schema).map_err(NetError::Protocol)?;
     Ok(AttendedSession { id: found.id, name: found.name, plan, schema, roster: found.roster, status, seed })
 }
 

@@ -9,6 +9,7 @@ use super::spec::{SessionSpec, check_name};
 use super::store::{Deed, LibraryRow, ModelRow};
 use crate::clock::millis;
 use crate::error::NetError;
+use crate::limits;
 
 /// An adapter that a session can start from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,6 +64,7 @@ impl Core {
         archive: &[u8],
     ) -> Result<LibraryRow, NetError> {
         check_name("model", name)?;
+        limits::value_bytes(schema).map_err(NetError::Invalid)?;
         let adapter = npz::decode(archive, schema)?;
         let now = self.now();
         let row = LibraryRow {

@@ -5,6 +5,7 @@ use consilium_federation::{LocalWork, ScheduleScope, SessionSettings, Task, Trai
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetError;
+use crate::limits;
 
 /// Who takes part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +101,7 @@ impl SessionSpec {
         if self.schema.is_empty() {
             return refuse("schema: the adapter has no tensors".into());
         }
+        limits::value_bytes(&self.schema).map_err(|why| NetError::Invalid(format!("schema: {why}")))?;
         Ok(())
     }
 
@@ -115,11 +117,8 @@ impl SessionSpec {
         }
     }
 
-    /// Most bytes that an archive of this adapter can honestly have: its values in f32, headers, and what deflate adds in
-    /// the worst case.
+    /// Most bytes that an archive of this adapter can honestly have.
     pub fn archive_limit(&self) -> u64 {
-        let values: u64 =
-            self.schema.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64 * 4).sum();
-        values + values / 1000 + self.schema.len() as u64 * 1024 + 4096
+        limits::archive_limit(&self.schema)
     }
 }

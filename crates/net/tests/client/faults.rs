@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use consilium_core::hash::sha256_hex;
-use consilium_core::{ScheduleKind, npz};
+use consilium_core::npz;
 use consilium_federation::{
     Answer, LocalWork, Refusal, ScheduleScope, Task, Training, Transport, Update, UpdateMetrics,
 };
@@ -55,20 +55,8 @@ fn model() -> proto::ModelRef {
 }
 
 fn task() -> Task {
-    let training = Training {
-        micro_batch: 1,
-        accumulation: 1,
-        prompt_loss_weight: 1.0,
-        shuffle: false,
-        learning_rate: 1e-3,
-        schedule: ScheduleKind::Linear,
-        warmup_steps: 0,
-        weight_decay: 0.0,
-        max_grad_norm: 0.0,
-        seed: 1,
-    };
     let (work, scope) = (LocalWork::Epochs(1), ScheduleScope::Session);
-    Task { round: 1, rounds: 1, work, scope, training, base_sha256: base().1 }
+    Task { round: 1, rounds: 1, work, scope, training: Training::default(), base_sha256: base().1 }
 }
 
 fn update() -> Update {

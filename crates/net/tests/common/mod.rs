@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consilium_core::hash::sha256_hex;
-use consilium_core::{Adapter, ScheduleKind, Tensor, npz};
+use consilium_core::{Adapter, Tensor, npz};
 use consilium_federation::{LocalWork, ScheduleScope, SessionSettings, Training, UpdateMetrics, Weights};
 use consilium_net::NetError;
 use consilium_net::manifest::{Manifest, verify};
@@ -46,18 +46,7 @@ pub fn spec(name: &str, sites: &[&str], rounds: u32, quorum: usize, deadline_s: 
         weights: Weights::Examples,
         work: LocalWork::Epochs(1),
         scope: ScheduleScope::Session,
-        training: Training {
-            micro_batch: 1,
-            accumulation: 1,
-            prompt_loss_weight: 1.0,
-            shuffle: false,
-            learning_rate: 1e-3,
-            schedule: ScheduleKind::Linear,
-            warmup_steps: 0,
-            weight_decay: 0.0,
-            max_grad_norm: 0.0,
-            seed: 1,
-        },
+        training: Training::default(),
         roster: Roster::Named(sites.iter().map(|site| (*site).to_owned()).collect()),
         schema: adapter(0.0).schema(),
     }
