@@ -19,7 +19,7 @@ struct Room {
     no_words: &'static [&'static str],
 }
 
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 12] = [
     Room {
         folder: "crates/core",
         may_use: Some(&[]),
@@ -95,6 +95,7 @@ const ROOMS: [Room; 11] = [
         no_words: &["rounds", "Round", "tokio"],
     },
     Room { folder: "crates/cli", may_use: None, no_dependencies: &[], no_paths: &[], no_words: &[] },
+    Room { folder: "fuzz", may_use: Some(&["core"]), no_dependencies: &[], no_paths: &[], no_words: &[] },
     Room { folder: "xtask", may_use: None, no_dependencies: &[], no_paths: &[], no_words: &[] },
 ];
 

@@ -170,7 +170,7 @@ impl Core {
         Ok(())
     }
 
-    /// The site's task, if one waits for it. Answers at once, whatever else goes on; see [`Core::follow`] for waiting.
+    /// The site's task, if one waits for it. Answers at once, whatever else goes on; see `follow` for waiting.
     ///
     /// # Errors
     /// [`NetError::NotFound`] or [`NetError::Denied`].
