@@ -228,6 +228,23 @@ fn an_expired_token_is_renewed_and_a_revoked_site_is_told() {
 }
 
 #[test]
+fn a_waiting_site_that_is_shut_out_hears_it_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let server = serve(&root.path().join("server"), ANY.parse().unwrap(), open());
+    order(&server, "study", &["north", "south"], 1, 2);
+    let program = Program::start(server.address(), &root.path().join("north"), "north");
+    program.remote.attend("").unwrap().unwrap();
+    let waiting = std::thread::spawn(move || (&program.remote).next_task());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!waiting.is_finished(), "it waits for south");
+    let started = Instant::now();
+    server.core().revoke(&operator(), "north").unwrap();
+    let message = waiting.join().unwrap().unwrap_err().0;
+    assert!(message.contains("ask its operator"), "{message}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
 fn an_enrolment_token_makes_one_site_once() {
     let root = tempfile::tempdir().unwrap();
     let server = serve(&root.path().join("server"), ANY.parse().unwrap(), CoreSettings::default());

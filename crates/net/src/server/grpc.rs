@@ -281,11 +281,14 @@ impl Federation for Service {
 
     async fn next_task(&self, request: Request<proto::NextTaskRequest>) -> Answered<proto::NextTaskResponse> {
         let by = self.site(&request).await?;
+        let token = bearer(&request)?;
         let proto::NextTaskRequest { session_id, wait_s } = request.into_inner();
         let until = Instant::now() + Duration::from_secs(wait_s.into()).min(LONGEST_WAIT);
         let lease_s = self.core.settings.lease_s;
         let mut notices = self.core.follow(&session_id)?;
         let mut fence = self.core.board.open_call(&by.name);
+        // Again, for the site may have been shut out before there was a call to end.
+        self.ask(move |core| core.authenticate(&token)).await?;
         loop {
             notices.mark_unchanged();
             let next = self.core.next_task(&by, &session_id)?;

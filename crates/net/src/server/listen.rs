@@ -44,6 +44,8 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     quit: Option<oneshot::Sender<()>>,
     driver: Option<JoinHandle<()>>,
+    /// Takes connections, and ends when those that are open have ended.
+    serving: Option<tokio::task::JoinHandle<()>>,
     runtime: Option<Runtime>,
     /// Held while the server runs: two servers on one folder would each believe they are alone.
     _lock: std::fs::File,
@@ -89,13 +91,14 @@ impl Server {
         let until = async {
             let _ = quitting.await;
         };
-        runtime.spawn(connections::serve(plain, acceptor, router, until, DRAIN));
+        let serving = runtime.spawn(connections::serve(plain, acceptor, router, until, DRAIN));
         Ok(Self {
             core,
             address,
             stopping,
             quit: Some(quit),
             driver: Some(driver),
+            serving: Some(serving),
             runtime: Some(runtime),
             _lock: lock,
         })
@@ -121,7 +124,9 @@ impl Drop for Server {
         if let Some(driver) = self.driver.take() {
             let _ = driver.join();
         }
-        if let Some(runtime) = self.runtime.take() {
+        if let Some((runtime, serving)) = self.runtime.take().zip(self.serving.take()) {
+            // It ends by itself, within DRAIN.
+            let _ = runtime.block_on(serving);
             runtime.shutdown_timeout(DRAIN);
         }
     }
